@@ -1,0 +1,10 @@
+"""Keys of the synthetic corpus."""
+
+from jukebox.hparams.resolve import key, section
+
+
+@section("corpus", "Corpus of songs with known truth")
+class CorpusHps:
+    out: str = key("", "folder for the songs and their metadata.jsonl", example="corpus")
+    songs: int = key(32, "songs to make", unit="songs", gt=0)
+    seed: int = key(0, "the same seed makes the same songs", ge=0)
