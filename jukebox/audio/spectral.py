@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +27,7 @@ PUBLISHED = STFT(2048, 256, 1536)
 """The STFT of the published spectral loss and of the bandwidth normaliser (arXiv:2005.00341 sec. 3.2)."""
 
 
-def safe_norm(x: Tensor, dim: int | Sequence[int]) -> Tensor:
+def safe_norm(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """Euclidean norm over `dim` whose gradient is zero, not undefined, where the norm is zero."""
     square = (x**2).sum(dim)
     zero = square == 0

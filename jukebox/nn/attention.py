@@ -46,7 +46,8 @@ class Attention(nn.Module):
         """
         if self.pattern.kind == P.ENCODER:
             assert encoded is not None, "encoder states are missing"
-            q, k, v = self.q(x), *self.kv(encoded.to(x.dtype)).chunk(2, dim=-1)
+            q = self.q(x)
+            k, v = self.kv(encoded.to(x.dtype)).chunk(2, dim=-1)
         else:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
         y = self._attend(q, k, v, weights)
@@ -115,7 +116,7 @@ class Attention(nn.Module):
     ) -> Tensor:  # fmt: skip
         """softmax(q k / sqrt(D)) v per head, the softmax in float32. q `[b, Q, S]`, k and v `[b, L, S]` -> `[b, Q, S]`."""
         split = (self.heads, self.state // self.heads)
-        q, k, v = (t.unflatten(-1, split).transpose(1, 2) for t in (q, k, v))  # (b, L, S) -> (b, H, L, D)
+        q, k, v = (t.view(*t.shape[:2], *split).transpose(1, 2) for t in (q, k, v))  # (b, L, S) -> (b, H, L, D)
         dropout = self.dropout if self.training else 0.0
         if weights is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)

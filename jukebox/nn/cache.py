@@ -37,11 +37,12 @@ class LayerCache:
     def columns(self) -> tuple[Tensor, Tensor]:
         """Kind 2: views `[B, width, blocks, S]`."""
         split = (self.pattern.width, self.pattern.blocks)
-        return self.k.unflatten(1, split), self.v.unflatten(1, split)
+        return self.k.view(len(self.k), *split, -1), self.v.view(len(self.v), *split, -1)
 
     def pages(self) -> tuple[Tensor, Tensor]:
         """Kind 3: views `[B, 2, width, S]`."""
-        return self.k.unflatten(1, (2, -1)), self.v.unflatten(1, (2, -1))
+        split = (2, self.pattern.width, -1)
+        return self.k.view(len(self.k), *split), self.v.view(len(self.v), *split)
 
     def encoded(self) -> tuple[Tensor, Tensor]:
         """Kind 6: all encoder positions."""

@@ -64,11 +64,11 @@ class Codebook(nn.Module):
         return sums, counts
 
     @torch.no_grad()
-    def start(self, rows: Tensor) -> None:
-        """Begin with K drawn rows `[K, w]`."""
+    def start(self, rows: Tensor, counts: Tensor | None = None) -> None:
+        """Begin with K drawn rows `[K, w]`, or with the means of `counts` `[K]` rows each."""
         self.vectors.copy_(rows)
-        self.sums.copy_(rows)
-        self.counts.fill_(1.0)
+        self.counts.copy_(torch.ones_like(self.counts) if counts is None else counts)
+        self.sums.copy_(rows * self.counts[:, None])
         self.ready.fill_(True)
 
     @torch.no_grad()
@@ -81,23 +81,25 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(
         self, sums: Tensor, counts: Tensor, candidates: Tensor, *, mu: float, threshold: float = 1.0,
-        reset_revived: bool = False,
+        reset_revived: bool = False, smoothing: float = 0.0,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Move the averages; a code whose averaged count falls below `threshold` is re-drawn from `candidates` `[K, w]`.
 
         sums and counts are those of all ranks. Returns the metrics entropy (nats), used_curr, usage and dk. With
-        `reset_revived` a re-drawn code also starts its averages anew (the published one is re-drawn at every step
-        until its count reaches the threshold).
+        `reset_revived` a re-drawn code also starts its averages anew, at the threshold (the published one is re-drawn at
+        every step until its count reaches it). `smoothing` is added to each count before dividing (Laplace).
         """
         old = self.vectors.clone()
         self.sums.mul_(mu).add_(sums, alpha=1 - mu)
         self.counts.mul_(mu).add_(counts, alpha=1 - mu)
         used = self.counts >= threshold
-        averaged = self.sums / self.counts.clamp_min(1e-30)[:, None]
+        total = self.counts.sum()
+        smooth = (self.counts + smoothing) * (total / (total + self.bins * smoothing)) if smoothing else self.counts
+        averaged = self.sums / smooth.clamp_min(1e-30)[:, None]
         self.vectors.copy_(torch.where(used[:, None], averaged, candidates))
         if reset_revived:
-            self.sums.copy_(torch.where(used[:, None], self.sums, candidates))
-            self.counts.copy_(torch.where(used, self.counts, torch.ones_like(self.counts)))
+            self.sums.copy_(torch.where(used[:, None], self.sums, candidates * threshold))
+            self.counts.copy_(torch.where(used, self.counts, torch.full_like(self.counts, threshold)))
         p = counts / counts.sum()
         return {
             "entropy": -(p * torch.log(p + 1e-8)).sum(),

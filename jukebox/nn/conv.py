@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, N]` -> `[B, C, N]`."""
-        h = self.conv2(torch.relu(self.conv1(torch.relu(x))))
+        h: Tensor = self.conv2(torch.relu(self.conv1(torch.relu(x))))
         return x + h if self.scale == 1.0 else x + self.scale * h
 
 

@@ -147,7 +147,8 @@ class Transformer(nn.Module):
         """Preallocated caches of all layers for `batch` items."""
         device = next(self.parameters()).device
         state = int(self.shape.m_attn * self.shape.width)
-        return DecodeState(LayerCache(b.attn.pattern, batch, state, dtype, device) for b in self.layers)  # type: ignore[arg-type]
+        patterns = (self.shape.pattern(layer) for layer in range(self.shape.depth))
+        return DecodeState([LayerCache(pattern, batch, state, dtype, device) for pattern in patterns])
 
     def encode(self, encoded: Tensor, state: DecodeState) -> None:
         """Hand encoder states `[B, E, W]` to the layers that look at them, once per window."""

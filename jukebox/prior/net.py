@@ -54,7 +54,7 @@ class AutoregressiveNet(nn.Module):
         before: the tokens in front of each position, `[B, m]`; at position 0 the start vector comes before them, so
         that m tokens give m + 1 positions. -> `[B, m or m + 1, W]`.
         """
-        h = self.emb(before)
+        h: Tensor = self.emb(before)
         if position == 0:
             first = self.start.expand(len(before), 1, -1) if start is None else start
             h = torch.cat([first.to(h.dtype), h], 1)

@@ -53,7 +53,8 @@ def quantise(codebook: Codebook, x: Tensor) -> tuple[Tensor, LevelOutput]:
 
 
 def _spread(rows: Tensor) -> Tensor:
-    return (rows - rows.mean()).norm() / rows.numel() ** 0.5
+    spread: Tensor = (rows - rows.mean()).norm() / rows.numel() ** 0.5
+    return spread
 
 
 class VQVAE(nn.Module):

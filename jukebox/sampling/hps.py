@@ -1,0 +1,83 @@
+"""Keys of sampling."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from jukebox.hparams.resolve import key, section
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_PER_LEVEL = "one value, or one per level, level 0 first; () = as the model set says"
+
+
+@section("sample", "What to sample")
+class SampleHps:
+    model: str = key(
+        "",
+        "what sings: a model set (5b, 5b_lyrics, 1b_lyrics, a file in hparams/models or elsewhere), or runs by comma",
+        example="logs/top,logs/up1,logs/up0",
+    )
+    name: str = key("", "folder of the result", example="sample_5b")
+    mode: Literal["ancestral", "continue", "upsample", "primed"] = key(
+        "ancestral",
+        "ancestral = from nothing, continue = go on from --codes_file, upsample = only the levels below --codes_file,"
+        " primed = go on from --audio_file",
+    )
+    levels: int | None = key(None, "levels of the model; None = as it has", ge=1)
+    sr: int | None = key(None, "sample rate of the model; None = as its checkpoint says", unit="Hz", gt=0)
+    sample_length_in_seconds: float = key(20.0, "length of the result, rounded down to whole top codes", unit="s", gt=0)
+    sample_length: int = key(0, "the same in samples; 0 = take sample_length_in_seconds", unit="samples", ge=0)
+    total_sample_length_in_seconds: float | None = key(
+        None,
+        "length of the imagined whole song, for timing and lyrics; None = sample_length_in_seconds",
+        unit="s",
+        gt=0,
+    )
+    n_samples: int | None = key(None, "songs; None = as many as requests or saved codes, else 1", unit="songs", gt=0)
+    hop_fraction: tuple[_Share, ...] = key(
+        (0.5, 0.5, 0.125), "step from window to window as a share of the window, per level, level 0 first"
+    )
+    codes_file: str = key("", "data.pth.tar or store of codes to go on from", example="sample_5b/level_2/data.pth.tar")
+    audio_file: tuple[str, ...] = key((), "prompts of --mode=primed, by comma, used by turns", example="a.wav,b.mp3")
+    prompt_length_in_seconds: float | None = key(
+        None, "how much of each prompt is kept, rounded down to whole top codes", unit="s", gt=0
+    )
+    restore_vqvae: str = key("", "VQ-VAE in place of the one the model names")
+
+    @model_validator(mode="after")
+    def _mode_has_its_input(self) -> "SampleHps":
+        if self.mode in ("continue", "upsample") and not self.codes_file:
+            raise ValueError(f"--mode={self.mode} needs --codes_file, a data.pth.tar or a store of codes.")
+        if self.mode == "primed" and not self.audio_file:
+            raise ValueError("--mode=primed needs --audio_file=a.wav,b.mp3.")
+        if self.mode == "primed" and self.prompt_length_in_seconds is None:
+            raise ValueError("--mode=primed needs --prompt_length_in_seconds, for example 12.")
+        if 0 in self.hop_fraction:
+            raise ValueError("--hop_fraction: a step of 0 never ends.")
+        return self
+
+
+@section("song", "What to sing")
+class SongHps:
+    requests: str = key("", "songs to sing, one table each: a .toml or .jsonl file")
+    artist: str = key("", "artist of every song; empty = unknown", example="Ella Fitzgerald")
+    genre: str = key("", "genre of every song; empty = unknown", example="Jazz")
+    lyrics: str = key("", "lyrics of every song: a text, or a file named .txt or .lrc")
+    ids_dir: str = key("", "folder with the artist and genre id tables; empty = the shipped data/ids")
+    strict_labels: bool = key(False, "an artist or genre outside the id tables is an error, not class 0")
+
+
+@section("drawing", "How codes are drawn")
+class DrawHps:
+    seed: int = key(0, "seed of the noise; an item sounds the same in any batch and on any number of processes", ge=0)
+    temp: tuple[PositiveFloat, ...] = key((), f"temperature; below 1 is tamer. {_PER_LEVEL}", example="0.98")
+    top_k: tuple[Annotated[int, Field(ge=0)], ...] = key(
+        (), f"draw among the k likeliest codes only; 0 = all. {_PER_LEVEL}", example="0"
+    )
+    top_p: tuple[_Share, ...] = key(
+        (), f"draw among the likeliest codes that together reach this probability; 0 = all. {_PER_LEVEL}", example="0.9"
+    )
+    chunk_size: tuple[PositiveInt, ...] = key((), f"given codes read in one pass. {_PER_LEVEL}", unit="codes")
+    max_batch_size: tuple[PositiveInt, ...] = key((), f"songs sampled together. {_PER_LEVEL}", unit="songs")
+    dtype: Literal["fp32", "bf16", "int8"] = key("fp32", "weights of the priors in memory")
+    quiet: bool = key(False, "warnings and errors only")
