@@ -67,18 +67,18 @@ def prior_table(
     table: list[Entry] = []
     if not top:
         table += _conditioner(vqvae, prior, conditioner)
-    if labels.labels:
+    if labels.labelled:
         genres, artists = labels.y_bins
         table.append(Entry("y_emb.bow_genre_emb.emb.weight", "labels.genre.weight", (genres, width)))
         table.append(Entry("y_emb.artist_emb.emb.weight", "labels.artist.weight", (artists, width)))
         for name in ("total_length", "absolute_pos", "relative_pos") if top else ():
             table.append(Entry(f"y_emb.{name}_emb.emb.weight", f"labels.{name}.weight", (labels.t_bins, width)))
-    lyrics = labels.n_tokens if labels.use_tokens else 0
+    lyrics = labels.n_tokens if labels.lyrics else 0
     joint = lyrics if prior.single_enc_dec else 0
     if lyrics and not joint:
         table += _lyric_encoder(lyric_encoder, labels, width)
     bins = vqvae.l_bins + (labels.n_vocab if joint else 0)
-    if not labels.labels:
+    if not labels.labelled:
         table.append(Entry("prior.start_token", "net.start", (1, width)))
     table.append(Entry("prior.x_emb.weight", "net.emb.weight", (bins, width)))
     table.append(Entry("prior.pos_emb.pos_emb", "net.pos", (prior.n_ctx + joint, width)))

@@ -164,11 +164,17 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"checkpoint_step_{step}.pth.tar"
     tree = _to_host({"hps": dict(hps), "model": dict(model), "opt": opt, "step": step, "jukebox": dict(extra)}, file)
-    ours = {"format": FORMAT, "torch": torch.__version__, "crc32": restricted.digests(tree), "extra": tree["jukebox"]}
+    ours = {
+        "format": FORMAT,
+        "torch": str(torch.__version__),
+        "crc32": restricted.digests(tree),
+        "extra": tree["jukebox"],
+    }
     tree["jukebox"] = ours
 
     files.fault_point("checkpoint.before_write")
-    files.check_space(folder, restricted.storage_bytes(tree) + 2**20)
+    cure = "Free space, or pass --keep=1 or another --local_logdir."
+    files.check_space(folder, restricted.storage_bytes(tree) + 2**20, name=file.name, cure=cure)
     _manifest(file).unlink(missing_ok=True)  # the digest of an earlier file of this step must not accuse the new one
 
     def save(out: BinaryIO) -> None:
@@ -346,12 +352,11 @@ def _place(owner: Owners, value: Tensor) -> None:
     if not target.is_meta:
         target.copy_(value)
         return
-    real = torch.empty(target.shape, dtype=target.dtype).copy_(value)
+    real: Tensor = torch.empty(target.shape, dtype=target.dtype).copy_(value)
+    if isinstance(target, nn.Parameter):
+        real = nn.Parameter(real, requires_grad=target.requires_grad)
     for part, name in holders:
-        if name in part._parameters:
-            part._parameters[name] = nn.Parameter(real, requires_grad=target.requires_grad)
-        else:
-            part._buffers[name] = real
+        setattr(part, name, real)
 
 
 # ----------------------------------------------------------------------------------------------------- optimiser state

@@ -89,7 +89,7 @@ def digests(tree: Any) -> dict[str, int]:
     values = 0
     for where, leaf in leaves(tree):
         if isinstance(leaf, torch.Tensor):
-            found[where] = zlib.crc32(leaf.contiguous().reshape(-1).view(torch.uint8).numpy())
+            found[where] = zlib.crc32(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
             values = zlib.crc32(f"{where}={leaf!r}\n".encode("utf-8", "surrogatepass"), values)
     return {**found, VALUES: values}
