@@ -151,18 +151,39 @@ def read_window(
     """
     with open_regular(path) as file:
         header = read_header(file, path)
-        total = check_header(header, spec, path, frames)
-        stop = total if stop is None else stop
-        if not 0 <= start <= stop <= total:
-            raise StoreError(f"{path}: codes {start} to {stop} were asked for, it has {total}")
-        rows, step = (1, spec.rows) if spec.axes == "NQ" else (spec.rows, 1)
-        values = np.empty((rows, (stop - start) * step), dtype=spec.dtype)
-        for row in range(rows if values.size else 0):
-            position = header.data_start + (row * total + start) * step * values.itemsize
-            file.seek(position)
-            if file.readinto(memoryview(values[row]).cast("B")) != values[row].nbytes:
-                raise StoreError(f"{path}: was cut while it was read. {_CURE}")
-    return values.reshape(spec.shape(stop - start))
+        check_header(header, spec, path, frames)
+        return _read_steps(file, header, path, 0 if spec.axes == "NQ" else 1, start, stop)
+
+
+def read_any(path: Path, time_axis: int = 1, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+    """Time steps [start, stop) of any array with two axes, as another program may have written it (Fortran order too).
+
+    Raises StoreError when the file is damaged, holds objects, or is shorter than `stop`.
+    """
+    with open_regular(path) as file:
+        header = read_header(file, path)
+        if len(header.shape) != 2:
+            raise StoreError(f"{path}: expected two axes, found the shape {header.shape}")
+        return _read_steps(file, header, path, time_axis, start, stop)
+
+
+def _read_steps(
+    file: BufferedReader, header: Header, path: Path, time_axis: int, start: int, stop: int | None
+) -> NDArray[Any]:
+    total = header.shape[time_axis]
+    stop = total if stop is None else stop
+    if not 0 <= start <= stop <= total:
+        raise StoreError(f"{path}: codes {start} to {stop} were asked for, it has {total}")
+    width = header.shape[1 - time_axis]
+    time_first = (time_axis == 0) != header.fortran  # as the bytes lie
+    rows, step = (1, width) if time_first else (width, 1)
+    values = np.empty((rows, (stop - start) * step), dtype=header.dtype)
+    for row in range(rows if values.size else 0):
+        file.seek(header.data_start + (row * total + start) * step * values.itemsize)
+        if file.readinto(memoryview(values[row]).cast("B")) != values[row].nbytes:
+            raise StoreError(f"{path}: was cut while it was read. {_CURE}")
+    values = values.reshape((stop - start, width) if time_first else (width, stop - start))
+    return values.T if header.fortran else values
 
 
 def write_array(file: BinaryIO, values: NDArray[Any], spec: ArraySpec) -> None:

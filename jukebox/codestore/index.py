@@ -88,7 +88,7 @@ def finished_items(root: Path, plan: Plan) -> set[int]:
         set().union(*(_complete(plan, plan.level_folder(root, level) / str(shard)) for shard in range(plan.shards)))
         for level in plan.levels
     ]
-    return set.intersection(*per_level) | _numbered(plan, _stems(root / "skipped", ".json"))
+    return set.intersection(*per_level) | _numbered(plan, _stems(root / layout.SKIPPED, ".json"))
 
 
 def _complete(plan: Plan, folder: Path) -> set[int]:

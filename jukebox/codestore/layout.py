@@ -28,7 +28,7 @@ from jukebox.errors import StoreError
 
 FORMAT = "jukebox code store"
 VERSION = 1
-PLAN, SOURCES, INDEX, DETAILS = "plan.json", "sources.jsonl", "index.jsonl", "details.json"
+PLAN, SOURCES, INDEX, DETAILS, SKIPPED = "plan.json", "sources.jsonl", "index.jsonl", "details.json", "skipped"
 _ITEMS_PER_BATCH = 10_000
 _MAX_SHARDS = 1000
 _MAX_TEXT = 1 << 26  # bytes of one JSON file
@@ -106,7 +106,7 @@ class Plan:
 
     def skipped_path(self, root: Path, item: int) -> Path:
         """Where the reason stands why an item could not be encoded."""
-        return root / "skipped" / (self.item_id(item) + ".json")
+        return root / SKIPPED / (self.item_id(item) + ".json")
 
     def array(self, level: int) -> ArraySpec:
         """Array type of a level; raises StoreError when the store does not keep it."""

@@ -87,8 +87,9 @@ class StoreWriter:
                 _refuse_foreign(root)
                 files.publish_text(root / layout.SOURCES, text)
                 files.publish_json(root / layout.PLAN, plan.to_json())
-            for folder in [root, root / "skipped", *index.shard_folders(root, plan)]:
-                _make_folder(folder)
+            for folder in [root, root / layout.SKIPPED, *index.shard_folders(root, plan)]:
+                if folder.name != layout.SKIPPED:
+                    _make_folder(folder)
                 files.remove_stale_temps(folder)
         except BaseException:
             lock.__exit__(None, None, None)
@@ -173,6 +174,7 @@ class StoreWriter:
     def skip(self, item: int, reason: str) -> None:
         """Record that an item cannot be encoded, and why; it counts as finished."""
         path = self.plan.skipped_path(self.root, item)
+        _make_folder(path.parent)
         record = {"relpath": self.sources[item].relpath, "reason": reason or "no reason given"}
         files.publish_text(path, _json_line(record, self.sources[item]))
 

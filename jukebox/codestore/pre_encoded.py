@@ -1,0 +1,91 @@
+"""Reading any pre-encoded data set of the numbered-folder layout: another program's folder, or one level of ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from jukebox import files
+from jukebox.codestore import layout
+from jukebox.codestore.arrays import open_regular, read_any
+from jukebox.errors import StoreError
+
+_FILE_LIST = "filelist.txt"
+
+
+class PreEncoded:
+    """The arrays and metadata of a folder, in order of their names; nothing is held in memory but the names.
+
+    `details` is what details.json says, None without one: another program writes it first, so it proves nothing there.
+    """
+
+    def __init__(self, root: Path, paths: list[Path], details: dict[str, Any] | None) -> None:
+        self.root, self.paths, self.details = root, paths, details
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def array(self, i: int, start: int = 0, stop: int | None = None, *, time_axis: int = 1) -> NDArray[Any]:
+        """Time steps [start, stop) of item i, as stored: [D, N] latents, [Q, N] or [N, Q] codes."""
+        return read_any(self.paths[i], time_axis, start, stop)
+
+    def info(self, i: int) -> dict[str, Any]:
+        """Metadata of item i; raises StoreError when the file beside the array is missing or not an object."""
+        path = self.paths[i].with_suffix(".json")
+        data = layout.read_json(path)
+        if not isinstance(data, dict):
+            raise StoreError(f"{path}: is not an object of metadata")
+        return data
+
+    def valid_frames(self, i: int, time_axis: int = 1) -> int:
+        """Leading time steps of item i that hold real audio: its `valid_frames`, else the ones of its mask, else all."""
+        info = self.info(i)
+        valid = info.get("valid_frames")
+        if isinstance(valid, int) and valid >= 0:
+            return valid
+        mask = info.get("padding_mask")
+        if isinstance(mask, int):  # a mask of one entry is written as a bare number
+            mask = [mask]
+        if not isinstance(mask, list):
+            return int(self.array(i).shape[time_axis])
+        return max((place + 1 for place, value in enumerate(mask) if value == 1), default=0)
+
+
+def open_pre_encoded(root: Path | str, extension: str = "npy") -> PreEncoded:
+    """Open a folder of arrays: the lines of its filelist.txt if there is one, else everything with this extension.
+
+    A folder that another program fills has no mark of being complete; a level of our stores has (details.json with a
+    format), and without it is refused when it stands inside an unfinished store.
+    Raises StoreError for an empty folder, and for a list that names files outside of it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise StoreError(f"{root}: is not a folder of pre-encoded items")
+    details = layout.read_json(root / layout.DETAILS) if (root / layout.DETAILS).exists() else None
+    if details is None and any((folder / layout.PLAN).exists() for folder in (root, root.parent)):
+        raise StoreError(f"{root}: belongs to an unfinished store. Run the same pre_encode command again to finish it.")
+    listed = root / _FILE_LIST
+    if listed.exists():
+        paths = [files.inside(root, line, StoreError) for line in _lines(listed)]
+    else:
+        paths = _scan(root, "." + extension.lstrip("."))
+    if not paths:
+        raise StoreError(f"{root}: holds no .{extension} files")
+    return PreEncoded(root, paths, details if isinstance(details, dict) else None)
+
+
+def _lines(path: Path) -> list[str]:
+    with open_regular(path) as file:
+        text = file.read().decode("utf-8", "surrogateescape")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _scan(root: Path, suffix: str) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if name.lower().endswith(suffix) and not name.startswith(".")]
+    return sorted(found)
