@@ -93,13 +93,16 @@ def _frames(sound: Floats, window: int, hop: int) -> Floats:
     """(T,) -> (N, window), frame n centred at n * hop, under a Hann window of unit sum."""
     hann = np.hanning(window + 1)[:-1]
     padded = np.pad(sound, (window // 2, window))
-    return np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop] * (hann / hann.sum())
+    frames: Floats = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop] * (
+        hann / hann.sum()
+    )
+    return frames
 
 
 def _spectrum(sound: Floats, window: int, hop: int) -> tuple[Floats, Floats]:
     """Power (N, F) of a tone's amplitude squared at its peak, and the frequencies (F,) in Hz."""
-    power = np.abs(2 * np.fft.rfft(_frames(sound, window, hop))) ** 2
-    return power, np.fft.rfftfreq(window, 1 / SR_HZ)
+    power: Floats = np.abs(2 * np.fft.rfft(_frames(sound, window, hop))) ** 2
+    return power, np.fft.rfftfreq(window, 1 / SR_HZ).astype(np.float64)
 
 
 def _detune(sound: Floats) -> float:
@@ -252,8 +255,8 @@ def _onsets(sound: Floats) -> tuple[float, ...]:
 
 def _running_max(values: Floats, reach: int) -> Floats:
     padded = np.pad(values, reach, mode="edge")
-    windows: Floats = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    return windows.max(axis=1)
+    highest: Floats = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
+    return highest
 
 
 def fit_grid(beats: Floats, tick_sec: float) -> tuple[float, float]:

@@ -315,7 +315,7 @@ def _voice(
     return _VOICE_GAIN * audio
 
 
-def _accompaniment(genre: Genre, beats_sec: NDArray[np.float64], sr_hz: int, n_samples: int) -> NDArray[np.float64]:
+def _accompaniment(genre: Genre, beats_sec: NDArray[np.floating], sr_hz: int, n_samples: int) -> NDArray[np.float64]:
     audio = np.zeros(n_samples)
     bar = len(genre.rhythm)
     for i, start in enumerate(beats_sec):
