@@ -1,0 +1,156 @@
+"""Adam as published: decoupled weight decay inside the bias-corrected step, and a variant with half moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jukebox.errors import UsageError
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Adam with `p -= s * (m / (sqrt(v) + eps) + weight_decay * p)`, s = lr * sqrt(1 - b2^t) / (1 - b1^t).
+
+    eps is added to the uncorrected root and weight decay is scaled by the bias correction (arXiv:1412.6980 sec. 2, last
+    paragraph, with arXiv:1711.05101's decoupling). The update is computed in float32 and stored in p's dtype. State per
+    parameter: step (int), exp_avg, exp_avg_sq (float32); it exists from construction.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        defaults = {"lr": lr, "bias_correction": True, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = self._new_state(p)
+
+    def _new_state(self, p: nn.Parameter) -> dict[str, Any]:
+        zeros = torch.zeros_like(p, dtype=torch.float32)
+        return {"step": 0, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None, scale: float = 1.0) -> None:  # type: ignore[override]
+        """One update with gradients divided by `scale`, which is loss scale times clipping in one."""
+        assert closure is None, "closures are not used"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params, scale)
+
+    def _update(self, group: dict[str, Any], params: list[nn.Parameter], scale: float) -> None:
+        beta1, beta2 = group["betas"]
+        states = [self.state[p] for p in params]
+        for state in states:
+            state["step"] += 1
+        t = states[0]["step"]
+        size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+        grads = [p.grad.float() for p in params if p.grad is not None]
+        if scale != 1.0:
+            grads = list(torch._foreach_div(grads, scale))
+        m, v = self._moments(states)
+        torch._foreach_mul_(m, beta1)
+        torch._foreach_add_(m, grads, alpha=1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, value=1 - beta2)
+        update = torch._foreach_sqrt(v)
+        torch._foreach_add_(update, group["eps"])
+        update = torch._foreach_div(m, update)
+        if group["weight_decay"]:
+            torch._foreach_add_(update, [p.float() for p in params], alpha=group["weight_decay"])
+        if all(p.dtype == torch.float32 for p in params):
+            torch._foreach_add_(list(params), update, alpha=-size)
+        else:
+            for p, u in zip(params, update, strict=True):
+                p.copy_(p.float() - size * u)
+        self._keep(states, m, v)
+
+    def _moments(self, states: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+        return [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+
+    def _keep(self, states: list[dict[str, Any]], m: list[Tensor], v: list[Tensor]) -> None:
+        """Store moments that were changed in place: nothing to do."""
+
+
+class FP16FusedAdam(FusedAdam):
+    """FusedAdam whose moments of half parameters are stored half, each with a scale: value = stored * scale.
+
+    State keys of half parameters: step, exp_avg, exp_avg_sq (float16), scale_exp_avg, scale_exp_avg_sq.
+    """
+
+    def _new_state(self, p: nn.Parameter) -> dict[str, Any]:
+        state = super()._new_state(p)
+        if p.dtype == torch.float16:
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name].half()
+                state[f"scale_{name}"] = 1.0
+        return state
+
+    def _moments(self, states: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+        def read(name: str) -> list[Tensor]:
+            return [s[name].float() * s[f"scale_{name}"] if f"scale_{name}" in s else s[name] for s in states]
+
+        return read("exp_avg"), read("exp_avg_sq")
+
+    def _keep(self, states: list[dict[str, Any]], m: list[Tensor], v: list[Tensor]) -> None:
+        for name, moments in (("exp_avg", m), ("exp_avg_sq", v)):
+            for state, moment in zip(states, moments, strict=True):
+                if f"scale_{name}" in state:
+                    scale = 1e-8 + float(moment.abs().max()) / 65504.0  # the largest half number
+                    state[f"scale_{name}"] = scale
+                    state[name].copy_(moment / scale)
+
+
+def apex_adam(params: Iterable[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
+    """NVIDIA Apex's FusedAdam. Raises UsageError where `apex.optimizers` has none (the `apex` on PyPI is another
+    package). Its bias correction differs from the published one in where eps stands, by less than eps."""
+    try:
+        from apex.optimizers import FusedAdam as ApexAdam
+    except ImportError:
+        raise UsageError(
+            "--optimizer=apex: apex.optimizers has no FusedAdam here. apex_optional/README.md says how to build NVIDIA "
+            "Apex (the package called apex on PyPI is another one); --optimizer=fused gives the same results."
+        ) from None
+    return ApexAdam(params, adam_w_mode=True, **settings)  # type: ignore[no-any-return]
+
+
+class LossScaler:
+    """Keeps half gradients from underflowing (arXiv:1710.03740 sec. 3.2).
+
+    Doubles in `window` good steps by growing a little after each (or by `factor` after every `every` good steps), at
+    most to 2^24; halves after an overflow. A `fixed` scale never changes.
+    """
+
+    MOST = 2.0**24
+
+    def __init__(
+        self, fixed: float | None = None, window: float = 1000.0, *, factor: float | None = None, every: int = 1,
+        start: float = 2.0**16,
+    ) -> None:  # fmt: skip
+        self.fixed, self.factor, self.every = fixed, factor or 2.0 ** (1.0 / window), every
+        self.scale = fixed if fixed is not None else start
+        self.good = 0
+
+    def update(self, overflow: bool) -> None:
+        """After a step whose gradients overflowed, or did not."""
+        if overflow:
+            self.good = 0
+            self.scale = self.scale if self.fixed is not None else self.scale / 2
+            return
+        self.good += 1
+        if self.fixed is None and self.good % self.every == 0:
+            self.good = 0
+            self.scale = min(self.MOST, self.scale * self.factor)
+
+    def state_dict(self) -> dict[str, float]:
+        """What a restart needs."""
+        return {"scale": self.scale, "good": float(self.good)}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on where another left off; a fixed scale stays as asked."""
+        if self.fixed is None:
+            self.scale, self.good = float(state["scale"]), int(state["good"])

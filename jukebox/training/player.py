@@ -1,0 +1,146 @@
+"""A player owns parameters and moves them: optimiser, schedule, loss scaler, clipping and EMA, over all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jukebox.errors import UserError
+from jukebox.parallel.comm import Comm
+from jukebox.training.ema import EMA
+from jukebox.training.optim import LossScaler
+from jukebox.training.schedule import Schedule
+
+MOST_SKIPPED = 20
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What became of one step. done: the weights moved. lr, grad_norm, loss_scale as logged."""
+
+    done: bool
+    lr: float
+    grad_norm: float
+    loss_scale: float
+
+
+class Player:
+    """Parameters that learn together.
+
+    `step` runs backward, agrees on overflow with all ranks, averages gradients, clips, updates, and moves schedule and
+    EMA; a step with a loss or gradient that is not finite on any rank moves nothing anywhere. 20 skipped steps in a row
+    without a loss scaler raise UserError.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer, schedule: Schedule, comm: Comm,
+        *, ema: EMA | None, scaler: LossScaler | None = None, clip: float = 1.0, ignore_grad_norm: float = 0.0,
+        accumulate: int = 1,
+    ) -> None:  # fmt: skip
+        pairs = list(named)
+        self.names, self.params = [n for n, _ in pairs], [p for _, p in pairs]
+        self.optimiser, self.schedule, self.comm, self.ema, self.scaler = optimiser, schedule, comm, ema, scaler
+        self.clip, self.ignore_grad_norm, self.accumulate = clip, ignore_grad_norm, accumulate
+        self.steps = 0  # schedule steps taken
+        self.waiting = 0  # batches whose gradients wait for an update
+        self.skipped = 0  # steps skipped in a row
+        self._set_lr()
+
+    @property
+    def lr(self) -> float:
+        """The rate the next step will use."""
+        return self.schedule(self.steps)
+
+    @property
+    def finished(self) -> bool:
+        """The schedule has reached 0 for good."""
+        return self.schedule.ends and self.steps > 0 and self.lr == 0.0
+
+    def step(self, loss: Tensor) -> Stepped | None:
+        """Backward and, when enough batches have come, one update. None while gradients are being summed."""
+        scale = self.scaler.scale if self.scaler else 1.0
+        if self.scaler and self.comm.any(not math.isfinite(float(loss.detach()) * scale)):
+            return self._skip(scale, math.nan)  # as published: no backward, and the scale stays
+        (loss * (scale / self.accumulate)).backward()
+        self.waiting += 1
+        if self.waiting < self.accumulate:
+            return None
+        self._average_gradients()
+        norm = self._gradient_norm() / scale
+        overflow = not math.isfinite(norm)  # the averaged gradients, so the same on all ranks
+        if self.scaler:
+            self.scaler.update(overflow)
+        if overflow or 0.0 < self.ignore_grad_norm < norm:
+            return self._skip(scale, norm)
+        lr = self.lr
+        self._set_lr()
+        self.optimiser.step(scale=scale * max(1.0, norm / self.clip))  # type: ignore[call-arg]
+        self._clear()
+        self.steps += 1
+        self.skipped = 0
+        if self.ema:
+            self.ema.step()
+        return Stepped(True, lr, norm, scale)
+
+    def _skip(self, scale: float, norm: float) -> Stepped:
+        self._clear()
+        self.skipped += 1
+        if self.skipped >= MOST_SKIPPED and (self.scaler is None or self.scaler.scale < 1e-8):
+            raise UserError(
+                f"The loss or its gradient was not finite in {self.skipped} steps in a row. The last checkpoint is good: "
+                "lower --lr or --clip, or look at the data with --on_bad_file=error."
+            )
+        return Stepped(False, self.lr, norm, scale)
+
+    def _clear(self) -> None:
+        self.waiting = 0
+        for p in self.params:
+            p.grad = None
+
+    def _set_lr(self) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr
+
+    def _average_gradients(self) -> None:
+        if self.comm.size == 1:
+            return
+        for p in self.params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        grads = [p.grad for p in self.params if p.grad is not None]
+        self.comm.all_reduce_tensors(grads)
+        torch._foreach_div_(grads, float(self.comm.size))
+
+    def _gradient_norm(self) -> float:
+        grads = [p.grad.float() for p in self.params if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads)) if grads else torch.zeros(1)
+        return float(norms.norm())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs beside the optimiser's own state; weights and averages by parameter name."""
+        return {
+            "steps": self.steps,
+            "raw": dict(zip(self.names, (p.detach() for p in self.params), strict=True)),
+            "ema": dict(zip(self.names, self.ema.averages, strict=True)) if self.ema else {},
+            "ema_steps": self.ema.steps if self.ema else 0,
+            "scaler": self.scaler.state_dict() if self.scaler else {},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        self.steps = int(state["steps"])
+        for name, p in zip(self.names, self.params, strict=True):
+            p.copy_(state["raw"][name])
+        if self.ema and state["ema"]:
+            for name, e in zip(self.names, self.ema.averages, strict=True):
+                e.copy_(state["ema"][name])
+            self.ema.steps = int(state["ema_steps"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self._set_lr()
