@@ -125,7 +125,7 @@ class CodeStore:
         )
 
     def meta(self, i: int, level: int | None = None) -> dict[str, Any]:
-        """Metadata of item i, by default as the lowest level kept has it."""
+        """Metadata of item i, by default as the top level kept has it."""
         return index.item_json(self.root, self.plan, self._level(level), int(self.index.items[i]))
 
     def item(self, i: int) -> StoreItem:
@@ -157,7 +157,7 @@ class CodeStore:
         return self.array(level, i, start, stop).reshape(-1).astype(np.int64)
 
     def _level(self, level: int | None) -> int:
-        return self.levels[0] if level is None else self.levels[self._place(level)]
+        return self.levels[-1] if level is None else self.levels[self._place(level)]
 
     def _place(self, level: int) -> int:
         self.plan.array(level)
