@@ -126,6 +126,8 @@
       for (const button of this.pinButtons) button.addEventListener("click", () => compare.pin(button.dataset.pin, this));
       for (const take of this.takes) this.watch(take);
       this.buildWave();
+      this.rows = [...this.element.querySelectorAll(".takes > li")];
+      this.loudest = Math.max(6, ...this.takes.flatMap((take) => Array.from(take.peaks, Math.abs)));
       this.figures = [...this.element.querySelectorAll("figure")].map((figure) => this.buildFigure(figure));
       find(this.element, ".listen").prepend(player);
       this.lyrics = this.facts.words.length ? new Lyrics(this) : null;
@@ -246,6 +248,7 @@
         to !== undefined ? `Loop ${clock(from)}–${clock(to)}` : from !== undefined ? `Loop ${clock(from)} to …` : "Loop";
       this.loopButton.setAttribute("aria-pressed", String(to !== undefined));
       for (const { figure, of } of this.figures) figure.hidden = of !== null && of !== this.take;
+      this.rows.forEach((row, k) => { row.hidden = this.takes[k] !== this.take; });
       this.wave.setAttribute("aria-label", `Position in ${this.title}, ${this.take.label}`);
       this.wave.setAttribute("aria-valuemax", this.take.sec.toFixed(1));
       this.element.classList.toggle("playing", this.wanted);
@@ -327,8 +330,8 @@
           low = Math.min(low, take.peaks[2 * p]);
           high = Math.max(high, take.peaks[2 * p + 1]);
         }
-        const top = middle - (high / 127) * (middle - 2);
-        const size = Math.max(2, ((high - low) / 127) * (middle - 2));
+        const top = middle - (high / this.loudest) * (middle - 1);
+        const size = Math.max(2, ((high - low) / this.loudest) * (middle - 1));
         const x = (k * width) / bars;
         pen.fillStyle = x + 1 <= now ? colours.played : colours.wave;
         pen.beginPath();
@@ -601,7 +604,7 @@
     if (key === " ") {
       if (event.target.closest("button, summary, a")) return; // they answer Space themselves
       song.toggle();
-    } else if (key === "j") go(bar.song ? 1 : 1);
+    } else if (key === "j") go(1);
     else if (key === "k") go(-1);
     else if (key === "l") song.markLoop();
     else if (key === "x") compare.swap();

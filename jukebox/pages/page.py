@@ -30,7 +30,9 @@ class Take:
     audio_href: str  # relative to the page's folder, "/" between parts, never above it
     sr_hz: int
     length_samples: int
-    peaks: NDArray[np.float32]  # [P, 2] lowest and highest sample of P equal parts, -1..1; sound.describe_audio makes it
+    peaks: NDArray[
+        np.float32
+    ]  # [P, 2] lowest and highest sample of P equal parts, -1..1; sound.describe_audio makes it
     loudness_db: float | None = None  # LUFS; None for silence
     downloads: Mapping[str, str] = field(default_factory=dict)  # {"wav": href, "lrc": href, ...}
     spectrogram: bytes | str | None = None  # a PNG to be written, or the href of one that exists
@@ -55,6 +57,7 @@ class Item:
     takes: tuple[Take, ...] = ()  # highest level first; empty while nothing is sung yet
     words: tuple[WordTime, ...] | None = None
     alignment: NDArray[Any] | str | None = None  # [time, characters] 0..1 over the whole song, or the href of its PNG
+    downloads: Mapping[str, str] = field(default_factory=dict)  # of the song as a whole: {"codes": href}
     parent: int | None = None  # id of the item this one continues or upsamples, on the same page
     command: str = ""  # what makes this item again; "" means the page's command
     note: str = ""

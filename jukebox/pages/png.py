@@ -28,7 +28,12 @@ def heat_map(values: NDArray[Any]) -> bytes:
     height, width = shades.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), shades], axis=1)  # each row begins with filter type 0
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 8 bits, palette
-    chunks = [(b"IHDR", header), (b"PLTE", palette().tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", palette().tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
 
 

@@ -12,9 +12,9 @@ import base64
 import hashlib
 import mimetypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from jukebox import files
 from jukebox.errors import DataError
-from jukebox.pages import escape, png, template
+from jukebox.pages import escape, lyric_files, png, template
+from jukebox.pages.mime import TYPES
 from jukebox.pages.page import Group, Item, Page, Take, WordTime
 from jukebox.pages.sound import Sound, describe_audio
 
@@ -36,10 +37,6 @@ EAGER_TAKES = 24  # up to here a browser without scripts reads the length of eve
 EMBED_FORMATS = ("mp3", "ogg", "opus", "m4a", "flac")  # a single file takes the smaller of what there is
 EMBED_DOWNLOAD_BYTES = 64 * 1024
 SURE = 0.5  # words timed with less confidence are drawn faint
-AUDIO_TYPES = {
-    ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".opus": "audio/ogg",
-    ".m4a": "audio/mp4",
-}  # fmt: skip
 
 
 def take(
@@ -56,7 +53,15 @@ def take(
     if downloads is None:
         downloads = {Path(audio_href).suffix[1:] or "audio": audio_href}
     return Take(
-        level, label, audio_href, sr_hz, sound.length_samples, sound.peaks, sound.loudness_db, downloads, sound.spectrogram
+        level,
+        label,
+        audio_href,
+        sr_hz,
+        sound.length_samples,
+        sound.peaks,
+        sound.loudness_db,
+        downloads,
+        sound.spectrogram,
     )
 
 
@@ -73,9 +78,7 @@ def write_run(folder: str | os.PathLike[str], page: Page) -> Path:
     return write_page(root, _above_levels(page, levels))
 
 
-def write_page(
-    folder: str | os.PathLike[str], page: Page, *, embed: bool = False, name: str = "index.html"
-) -> Path:
+def write_page(folder: str | os.PathLike[str], page: Page, *, embed: bool = False, name: str = "index.html") -> Path:
     """Writes `name` into `folder`, and beside it, in `item_<id>/`, the pictures, `align.json` and `lyrics.json`.
 
     Every link is relative to `folder`. With `embed` the page is a single file: sounds and pictures are inside it, and
@@ -140,13 +143,12 @@ class _PageView:
             "note": page.note,
             "licence": page.licence,
             "up": page.is_level and not self.embed_from,
-            "levels": []
-            if self.embed_from
-            else [{"label": label, "href": escape.href(href)} for label, href in page.levels],
+            "levels": [{"label": label, "href": escape.href(href)} for label, href in page.levels],
             "contents": named if len(named) > 1 else [],
             "groups": groups,
             "command": page.command,
             "facts": _facts(page.settings),
+            "has_levels": bool(page.levels) and not self.embed_from,
             "made": bool(page.command or page.settings),
         }
 
@@ -162,6 +164,8 @@ class _PageView:
         self.number += 1
         page = self.source
         facts = dict(item.settings) | ({} if item.seed is None else {"seed": item.seed})
+        sounds = {label_of(take): self.exact(take) for take in item.takes}
+        ai = {"origin": "AI-generated"} if page.ai_generated else {}
         words = item.words or ()
         unsure = sum(word.confidence < SURE for word in words)
         parent = self.anchors.get(item.parent) if item.parent is not None else None
@@ -177,13 +181,15 @@ class _PageView:
             "has_lyrics": bool(item.lyrics.strip()),
             "lines": [{"line": line} for line in escape.plain(item.lyrics).split("\n")],
             "lang": item.lang,
+            "has_song_links": bool(item.downloads),
+            "song_links": self.downloads(item.downloads, title_of(item)),
             "timing": f"{unsure} of {len(words)} words are faint: the attention was spread, their times are guesses."
             if unsure
             else "",
             "pictures": self.pictures(item),
             "has_pictures": bool(self.pictures(item)),
             "has_alignment": isinstance(item.alignment, str),
-            "song_facts": _facts(facts | {"made": page.created, "licence": page.licence}),
+            "song_facts": _facts(facts | sounds | {"made": page.created, "licence": page.licence} | ai),
             "parent": {"parent_href": f"#{parent}", "parent_number": parent[len("song-") :]} if parent else None,
             "song_command": item.command or page.command,
         }
@@ -194,56 +200,56 @@ class _PageView:
             "src": self.sound(take),
             "preload": self.preload,
             "listen": f"{title_of(item)}, {label_of(take)}",
-            "loudness": "silent" if take.loudness_db is None else f"{take.loudness_db:.1f} LUFS".replace("-", "\u2212"),
-            "exact": f"{take.length_sec:.2f} s, {take.length_samples:,} samples at {take.sr_hz:,} Hz",
-            "links": [
-                link for kind, path in take.downloads.items() if (link := self.download(item, take, kind, path))
-            ],
+            "loudness": loudness_of(take),
+            "links": self.downloads(take.downloads, f"{title_of(item)}, {label_of(take)}"),
         }
+
+    def exact(self, take: Take) -> str:
+        return f"{take.length_sec:.3f} s, {take.length_samples:,} samples at {take.sr_hz:,} Hz, {loudness_of(take)}"
 
     def sound(self, take: Take) -> str:
         if self.embed_from is None:
-            return escape.href(take.audio_href)
+            return self.link(take.audio_href)
         smaller = [take.downloads[kind] for kind in EMBED_FORMATS if kind in take.downloads]
-        return self.data_uri(smaller[0] if smaller else take.audio_href)
+        return self.link(smaller[0] if smaller else take.audio_href)
 
-    def download(self, item: Item, take: Take, kind: str, path: str) -> dict[str, str] | None:
-        target = escape.href(path)
-        if self.embed_from is not None:
-            inside = files.inside(self.embed_from, path)
-            if not inside.is_file() or inside.stat().st_size > EMBED_DOWNLOAD_BYTES:
-                return None
-            target = self.data_uri(path)
-        return {"kind": kind, "target": target, "what": f"{title_of(item)}, {label_of(take)}, {kind}"}
+    def downloads(self, links: Mapping[str, str], what: str) -> list[dict[str, str]]:
+        found = []
+        for kind, path in links.items():
+            if self.embed_from is not None and not isinstance(path, _Inside):
+                file = files.inside(self.embed_from, path)
+                if not file.is_file() or file.stat().st_size > EMBED_DOWNLOAD_BYTES:
+                    continue
+            found.append({"kind": kind, "target": self.link(path), "what": f"{what}, {kind}"})
+        return found
 
     def pictures(self, item: Item) -> list[dict[str, str]]:
         found = []
         for number, take in enumerate(item.takes):
             if isinstance(take.spectrogram, str):
                 caption = f"Spectrogram, {label_of(take)}: 50 Hz to {take.sr_hz / 2000:g} kHz, logarithmic"
-                found.append(self.picture(take.spectrogram, caption, str(number)))
+                found.append({"picture": self.link(take.spectrogram), "caption": caption, "of_take": str(number)})
         if isinstance(item.alignment, str):
             caption = "Alignment: which character (bottom to top) the model attends to at which time (left to right)"
-            found.append(self.picture(item.alignment, caption, ""))
+            found.append({"picture": self.link(item.alignment), "caption": caption, "of_take": ""})
         return found
 
-    def picture(self, path: str, caption: str, of_take: str) -> dict[str, str]:
-        if path.startswith("data:image/png;base64,"):  # only _with_files makes these
-            source = path
-        else:
-            source = escape.href(path) if self.embed_from is None else self.data_uri(path)
-        return {"picture": source, "caption": caption, "of_take": of_take}
-
-    def data_uri(self, path: str) -> str:
-        assert self.embed_from is not None
-        escape.href(path)
-        inside = files.inside(self.embed_from, path)
+    def link(self, path: str) -> str:
+        """What stands in the HTML for a file: its relative address, or in a single file the bytes themselves."""
+        if isinstance(path, _Inside):
+            return path
+        address = escape.href(path)
+        if self.embed_from is None:
+            return address
+        file = files.inside(self.embed_from, path)
         try:
-            body = inside.read_bytes()
+            return _data_uri(file.read_bytes(), file.name)
         except OSError as error:
-            raise DataError(f"{inside}: cannot be put into the page ({error.strerror}); sample it again") from error
-        kind = AUDIO_TYPES.get(inside.suffix.lower()) or mimetypes.guess_type(inside.name)[0]
-        return _data_uri(body, kind or "application/octet-stream")
+            raise DataError(f"{files.printable(str(file))}: cannot be put into the page ({error.strerror}).") from error
+
+
+class _Inside(str):
+    """A data: address that this module has made; anything else that looks like one is taken for a file name."""
 
 
 def title_of(item: Item) -> str:
@@ -256,6 +262,10 @@ def title_of(item: Item) -> str:
 
 def label_of(take: Take) -> str:
     return take.label or f"Level {take.level}"
+
+
+def loudness_of(take: Take) -> str:
+    return "silent" if take.loudness_db is None else f"{take.loudness_db:.1f} LUFS".replace("-", "\u2212")
 
 
 def _player_data(page: Page) -> dict[str, Any]:
@@ -294,81 +304,119 @@ def _pack_peaks(peaks: NDArray[Any], points: int) -> str:
     pairs = np.asarray(peaks, dtype=np.float64).reshape(-1, 2)
     if len(pairs) > points:
         starts = np.arange(points) * len(pairs) // points
-        pairs = np.stack(
-            [np.minimum.reduceat(pairs[:, 0], starts), np.maximum.reduceat(pairs[:, 1], starts)], axis=1
-        )
+        pairs = np.stack([np.minimum.reduceat(pairs[:, 0], starts), np.maximum.reduceat(pairs[:, 1], starts)], axis=1)
     steps = np.clip(np.nan_to_num(pairs) * 127, -127, 127).round().astype(np.int8)
     return base64.b64encode(steps.tobytes()).decode("ascii")
 
 
 def _with_files(root: Path, page: Page, *, embed: bool) -> Page:
-    """The page with its pictures as links: written into `item_<id>/`, or put inside when embedding."""
-
-    def place(href: str, body: bytes) -> str:
-        if embed:
-            return _data_uri(body, "image/png")
-        (root / href).parent.mkdir(parents=True, exist_ok=True)
-        files.publish_bytes(root / href, body)
-        return href
+    """The page with its pictures and lyric files as links: written below `root`, or put inside when embedding."""
 
     def lay_out(item: Item, folder: str) -> Item:
-        takes = tuple(
-            replace(take, spectrogram=place(f"{folder}/spectrogram_{take.level}.png", take.spectrogram))
-            if isinstance(take.spectrogram, bytes)
-            else take
-            for take in item.takes
-        )
-        weights = item.alignment
-        if isinstance(weights, np.ndarray):
-            weights = place(f"{folder}/align.png", png.alignment_png(weights)) if weights.size else None
-        return replace(item, takes=takes, alignment=weights)
+        linked, makers = _own_files(item, folder)
+        if embed:
+            inside = {href: _Inside(_data_uri(make(), href)) for href, make in makers.items()}
+            return _relink(linked, lambda href: inside.get(href, href))
+        for href, make in makers.items():
+            (root / href).parent.mkdir(parents=True, exist_ok=True)
+            files.publish_bytes(root / href, make())
+        return linked
 
     return page.map_items(lay_out)
 
 
+def _own_files(item: Item, folder: str) -> tuple[Item, dict[str, Callable[[], bytes]]]:
+    """The item with links for what it holds as data, and for each of these links what makes the file's bytes."""
+    makers: dict[str, Callable[[], bytes]] = {}
+
+    def add(name: str, make: Callable[[], bytes]) -> str:
+        makers[f"{folder}/{name}"] = make
+        return f"{folder}/{name}"
+
+    takes: list[Take] = []
+    for take in item.takes:
+        spectrogram = take.spectrogram
+        if isinstance(spectrogram, bytes):
+            same_level = sum(other.level == take.level for other in takes)
+            spectrogram = add(f"spectrogram_{take.level}{'_' * same_level}.png", partial(bytes, spectrogram))
+        takes.append(replace(take, spectrogram=spectrogram))
+    downloads = dict(item.downloads)
+    if item.words and "lrc" not in downloads:
+        downloads["lrc"] = add("lyrics.lrc", lambda: lyric_files.lrc(item).encode())
+    if item.words and "json" not in downloads:
+        downloads["json"] = add("lyrics.json", lambda: lyric_files.words_json(item).encode())
+    alignment = item.alignment
+    if isinstance(alignment, np.ndarray):
+        weights = np.asarray(alignment, dtype=np.float64)
+        alignment = None
+        if weights.size:
+            add("align.json", lambda: lyric_files.alignment_json(weights).encode())
+            alignment = add("align.png", lambda: png.alignment_png(weights))
+    return replace(item, takes=tuple(takes), downloads=downloads, alignment=alignment), makers
+
+
+def _relink(item: Item, change: Callable[[str], str]) -> Item:
+    """The item with every link changed."""
+
+    def changed(downloads: Mapping[str, str]) -> dict[str, str]:
+        return {kind: change(href) for kind, href in downloads.items()}
+
+    takes = tuple(
+        replace(
+            take,
+            audio_href=change(take.audio_href),
+            downloads=changed(take.downloads),
+            spectrogram=change(take.spectrogram) if isinstance(take.spectrogram, str) else take.spectrogram,
+        )
+        for take in item.takes
+    )
+    alignment = change(item.alignment) if isinstance(item.alignment, str) else item.alignment
+    return replace(item, takes=takes, downloads=changed(item.downloads), alignment=alignment)
+
+
 def _only_level(page: Page, level: int) -> Page:
-    """The page of one level, its links relative to that level's folder."""
+    """The page of one level, its links relative to that level's folder; links that lead elsewhere are left out."""
     inside = f"level_{level}/"
 
+    def here(downloads: Mapping[str, str]) -> dict[str, str]:
+        return {kind: href for kind, href in downloads.items() if href.startswith(inside)}
+
     def narrow(item: Item, folder: str) -> Item:
-        takes = tuple(
-            replace(
-                take,
-                audio_href=take.audio_href.removeprefix(inside),
-                downloads={kind: href[len(inside) :] for kind, href in take.downloads.items() if href.startswith(inside)},
-            )
-            for take in item.takes
-            if take.level == level
-        )
-        return replace(item, takes=takes)
+        takes = tuple(replace(take, downloads=here(take.downloads)) for take in item.takes if take.level == level)
+        narrowed = replace(item, takes=takes, downloads=here(item.downloads))
+        return _relink(narrowed, lambda href: href.removeprefix(inside))
 
     return replace(page.map_items(narrow), title=f"{page.title}, level {level}", levels=(), is_level=True)
 
 
 def _above_levels(page: Page, levels: list[int]) -> Page:
-    """The page of all levels, its pictures those that the levels' pages have written."""
+    """The page of all levels; its pictures and lyric files are those that the levels' pages have written."""
 
-    def raise_up(item: Item, folder: str) -> Item:
-        takes = tuple(
-            replace(take, spectrogram=f"level_{take.level}/{folder}/spectrogram_{take.level}.png")
-            if isinstance(take.spectrogram, bytes)
-            else take
-            for take in item.takes
+    def lift(item: Item, folder: str) -> Item:
+        linked, own = _own_files(item, folder)
+
+        def up(href: str, level: int) -> str:
+            return f"level_{level}/{href}" if href in own else href
+
+        takes = (
+            replace(take, spectrogram=up(take.spectrogram, take.level)) if isinstance(take.spectrogram, str) else take
+            for take in linked.takes
         )
-        alignment = item.alignment
-        if isinstance(alignment, np.ndarray) and alignment.size and levels:
-            alignment = f"level_{levels[0]}/{folder}/align.png"
-        return replace(item, takes=takes, alignment=alignment)
+        return replace(_relink(linked, lambda href: up(href, levels[0])), takes=tuple(takes))
 
+    if not levels:
+        return page
     links = tuple((f"Level {level}", f"level_{level}/index.html") for level in levels)
-    return replace(page.map_items(raise_up), levels=links)
+    return replace(page.map_items(lift), levels=links)
 
 
 def _sha256(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def _data_uri(body: bytes, kind: str) -> str:
+def _data_uri(body: bytes, name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    kind = TYPES.get(suffix) or mimetypes.guess_type(f"x{suffix}")[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(body).decode('ascii')}"
 
 
@@ -383,7 +431,11 @@ def _count(number: int, noun: str) -> str:
 
 def _clock(sec: float) -> str:
     whole = int(sec + 0.5)
-    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return (
+        f"{whole // 60}:{whole % 60:02d}"
+        if whole < 3600
+        else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    )
 
 
 def _facts(settings: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -45,7 +45,7 @@ def find_peaks(mono: NDArray[Any], count: int = PEAKS) -> NDArray[np.float32]:
         return np.zeros((0, 2), np.float32)
     starts = np.arange(count) * len(mono) // count
     pairs = np.stack([np.minimum.reduceat(mono, starts), np.maximum.reduceat(mono, starts)], axis=1)
-    return np.clip(pairs, -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(pairs, -1.0, 1.0), np.float32)
 
 
 def find_loudness(channels: NDArray[Any], sr_hz: int) -> float | None:
@@ -78,7 +78,11 @@ def _k_weighting(freqs_hz: NDArray[Any], sr_hz: int) -> NDArray[Any]:
     """Power response of the two K filters (a high shelf and a high pass) at any sample rate, by bilinear transform."""
     z = np.exp(-2j * np.pi * freqs_hz / sr_hz)
     k = np.tan(np.pi * 1681.974450955533 / sr_hz)
-    q, high, band = 0.7071752369554196, 10 ** (3.999843853973347 / 20), 10 ** (3.999843853973347 * 0.4996667741545416 / 20)
+    q, high, band = (
+        0.7071752369554196,
+        10 ** (3.999843853973347 / 20),
+        10 ** (3.999843853973347 * 0.4996667741545416 / 20),
+    )
     shelf_over = (high + band * k / q + k * k) + 2 * (k * k - high) * z + (high - band * k / q + k * k) * z * z
     shelf_under = (1 + k / q + k * k) + 2 * (k * k - 1) * z + (1 - k / q + k * k) * z * z
     k = np.tan(np.pi * 38.13547087602444 / sr_hz)
@@ -101,4 +105,4 @@ def spectrogram(mono: NDArray[Any], sr_hz: int) -> NDArray[np.float64]:
     below = np.stack([np.interp(edges, np.arange(total.shape[1]) - 0.5, row) for row in total])
     rows = np.diff(below, axis=1) / np.diff(edges)  # mean power of each band, [columns, rows]
     level_db = 10 * np.log10(np.maximum(rows.T[::-1], 1e-20))
-    return np.clip((level_db - max(level_db.max(), -60.0)) / RANGE_DB + 1.0, 0.0, 1.0)
+    return np.asarray(np.clip((level_db - max(level_db.max(), -60.0)) / RANGE_DB + 1.0, 0.0, 1.0))
