@@ -1,23 +1,30 @@
 """Windows of codes for training a prior: read from a store, without audio and without the VQ-VAE.
 
-The face is that of the audio data set: `len`, and `item(index, epoch)`, a function of its arguments and the seed alone.
+The face is that of the audio data set: `len`, `left_out`, `fingerprint()` and `item(index, draw)`, a function of its
+arguments and the seed alone. The same songs are held out, and unshifted windows lie where chunks of audio lie.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.codestore.store import CodeStore
-from jukebox.data.split import is_held_out
+from jukebox.data.split import held_out, random_numbers
 from jukebox.errors import DataError
+from jukebox.files import printable
 from jukebox.labels.song import SongMeta
 
 log = logging.getLogger(__name__)
+_SHIFT = 1  # a stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,11 @@ class CodeItem:
 
 
 class CodeDataset:
-    """All windows of `n_ctx` codes of one level, song by song; they start at top-code positions.
+    """The windows of `n_ctx` codes of one level in one part ("train", "test" or "all") of a store.
 
-    A song of T samples gives floor(T / window) windows, spread evenly over it. With `shift` each is drawn uniformly
-    from its own share of the possible starts, anew in every epoch. Songs shorter than a window, or outside
-    [min_samples, max_samples), are listed in `left_out` with the reason and give none.
+    They start at top-code positions: a song gives floor(length / window) of them, one after the other. With `aug_shift`
+    (never in the test part) each begins anywhere in its own equal share of the song, anew in every draw. Songs outside
+    the range of durations (in seconds; a window at least) are listed in `left_out` with the reason.
     Raises DataError when nothing is left, or when `n_ctx` is not a whole number of codes of the level above.
     """
 
@@ -50,12 +57,12 @@ class CodeDataset:
         level: int,
         n_ctx: int,
         *,
-        part: Literal["train", "test", "all"] = "all",
-        train_share: float = 0.9,
+        part: Literal["train", "test", "all"] = "train",
+        train_test_split: float = 0.9,
+        aug_shift: bool = False,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
         seed: int = 0,
-        shift: bool = False,
-        min_samples: int = 0,
-        max_samples: int | None = None,
     ) -> None:
         geometry = store.geometry
         upper = level + 1 if level + 1 < geometry.levels else None
@@ -67,83 +74,86 @@ class CodeDataset:
                 f"for one of level {upper}"
             )
         self.store, self.level, self.upper, self.n_ctx = store, level, upper, n_ctx
-        self.seed, self.shift = seed, shift
-        self.window_samples = geometry.samples_for(level, n_ctx)
+        self.part, self.seed, self.aug_shift = part, seed, aug_shift and part != "test"
+        self.sample_length = geometry.samples_for(level, n_ctx)
         self.left_out: list[tuple[str, str]] = []
-        wanted = self._wanted_songs(part, train_share, min_samples, max_samples)
-        counts = np.where(wanted, store.lengths // self.window_samples, 0)
-        self._ends = np.cumsum(counts, dtype=np.int64)  # window numbers at which each song ends
-        if not len(self):
-            raise DataError(self._why_empty(part))
+        kept = self._kept(min_duration, max_duration)
+        if not kept:
+            raise DataError(self._nothing_left())
+        windows = {i: int(store.lengths[i]) // self.sample_length for i in kept}
+        if part != "all":
+            per_file: Counter[str] = Counter()
+            for i, count in windows.items():
+                per_file[store.relpaths[i]] += count
+            test = held_out(per_file, train_test_split, seed)
+            kept = [i for i in kept if (store.relpaths[i] in test) == (part == "test")]
+        self.songs = kept  # positions in the store
+        self._ends = list(accumulate(windows[i] for i in kept))
+        if not self._ends:
+            raise DataError(
+                f"{printable(str(store.root))}: {len(windows)} songs leave nothing for the {part} part. Encode more "
+                f"songs or give another --train_test_split (now {train_test_split:g})."
+            )
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1]
 
-    @property
-    def n_songs(self) -> int:
-        """Songs that give at least one window."""
-        return int(np.count_nonzero(np.diff(self._ends, prepend=0)))
+    def place(self, index: int, draw: int = 0) -> tuple[int, int]:
+        """(position of the song in the store, offset in samples) of a window, the shift of this draw included."""
+        song = bisect_right(self._ends, index)
+        first = self._ends[song - 1] if song else 0
+        window, windows = index - first, self._ends[song] - first
+        i, hop = self.songs[song], self.store.geometry.top_hop
+        if not self.aug_shift:
+            return i, window * self.sample_length // hop * hop
+        begins = (int(self.store.lengths[i]) - self.sample_length) // hop + 1  # in top codes
+        low, high = begins * window // windows, begins * (window + 1) // windows
+        return i, hop * int(random_numbers(self.seed, draw, index, _SHIFT).integers(low, max(high, low + 1)))
 
-    def item(self, index: int, epoch: int = 0) -> CodeItem:
-        """Window `index`; raises StoreError when its file is damaged."""
-        i = int(np.searchsorted(self._ends, index, side="right"))
-        first = int(self._ends[i - 1]) if i else 0
-        geometry, found = self.store.geometry, self.store.item(i)
-        start = self._start(found.length_samples, index - first, int(self._ends[i]) - first, index, epoch)
-        offset_samples = start * geometry.top_hop
-        upper = None if self.upper is None else self._codes(self.upper, i, offset_samples)
+    def item(self, index: int, draw: int = 0) -> CodeItem:
+        """Reads a window; raises StoreError when its file is damaged."""
+        i, offset_samples = self.place(index, draw)
+        found = self.store.item(i)
         song = found.meta.get("song")
         return CodeItem(
             codes=self._codes(self.level, i, offset_samples),
-            upper=upper,
+            upper=None if self.upper is None else self._codes(self.upper, i, offset_samples),
             song=SongMeta.from_json(song if isinstance(song, dict) else {}, found.relpath),
             offset_samples=found.offset_samples + offset_samples,
             total_samples=found.total_samples,
             file=found.relpath,
         )
 
+    def fingerprint(self) -> str:
+        """Changes when the windows do: other codes, another level, length, part or seed."""
+        digests = [self.store.details[level]["digests"]["items"] for level in self.store.levels]
+        parts = [digests, self.level, self.n_ctx, self.part, self.seed, self.aug_shift, self.songs]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
     def _codes(self, level: int, i: int, offset_samples: int) -> NDArray[np.int64]:
         hop = self.store.geometry.hops[level]
         start = offset_samples // hop
-        return self.store.codes(level, i, start, start + self.window_samples // hop)
+        return self.store.codes(level, i, start, start + self.sample_length // hop)
 
-    def _start(self, length_samples: int, place: int, count: int, index: int, epoch: int) -> int:
-        """Top code at which window `place` of the `count` in a song begins."""
-        last = (length_samples - self.window_samples) // self.store.geometry.top_hop
-        if not self.shift:
-            return place * last // (count - 1) if count > 1 else 0
-        low, high = place * (last + 1) // count, (place + 1) * (last + 1) // count
-        draw = np.random.Philox(key=self.seed, counter=[index, epoch + 1, 0, 0])  # epochs may begin at -1
-        return low + int(draw.random_raw()) * max(1, high - low) // 2**64
-
-    def _wanted_songs(
-        self, part: str, train_share: float, min_samples: int, max_samples: int | None
-    ) -> NDArray[np.bool_]:
-        store, rate = self.store, self.store.geometry.sr_hz
-        held_out = is_held_out(store.relpaths, train_share, self.seed)
-        wanted = np.ones(len(store), dtype=bool) if part == "all" else (held_out == (part == "test"))
-        shortest = max(min_samples, self.window_samples)
-        for i in np.flatnonzero(wanted):
-            length = int(store.lengths[i])
-            if length < shortest:
-                reason = f"{length / rate:.2f} s is shorter than {shortest / rate:.2f} s"
-            elif max_samples is not None and length >= max_samples:
-                reason = f"{length / rate:.2f} s is not below max_duration {max_samples / rate:.2f} s"
+    def _kept(self, min_duration: float | None, max_duration: float | None) -> list[int]:
+        rate = self.store.geometry.sr_hz
+        shortest_sec = max(min_duration or 0.0, self.sample_length / rate)
+        longest_sec = float("inf") if max_duration is None else max_duration
+        kept = []
+        for i, length_samples in enumerate(self.store.lengths.tolist()):
+            length_sec = length_samples / rate
+            if length_samples < self.sample_length or length_sec < shortest_sec:
+                self.left_out.append((self.store.relpaths[i], f"{length_sec:.2f} s, shorter than {shortest_sec:.2f} s"))
+            elif length_sec >= longest_sec:
+                self.left_out.append((self.store.relpaths[i], f"{length_sec:.2f} s, not below {longest_sec:.2f} s"))
             else:
-                continue
-            wanted[i] = False
-            self.left_out.append((store.relpaths[i], reason))
-        if self.left_out:
-            name, reason = self.left_out[0]
-            log.info("%d of %d songs give no window: %s (%s) ...", len(self.left_out), len(store), name, reason)
-        return wanted
+                kept.append(i)
+        return kept
 
-    def _why_empty(self, part: str) -> str:
-        window_sec = self.window_samples / self.store.geometry.sr_hz
-        if self.left_out:
-            name, reason = self.left_out[0]
-            return (
-                f"{self.store.root}: no song of the {part} part fits a window of {self.n_ctx} codes ({window_sec:.2f} s): "
-                f"{name}: {reason}. Lower --n_ctx or --min_duration, or encode longer songs."
-            )
-        return f"{self.store.root}: the {part} part has no songs. Encode more songs or change --train_test_split."
+    def _nothing_left(self) -> str:
+        shown = "".join(f"\n  {printable(file)}: {why}" for file, why in self.left_out[:10])
+        return (
+            f"{printable(str(self.store.root))}: none of {len(self.store)} songs has a length that fits. Lower --n_ctx (now "
+            f"{self.n_ctx} codes = {self.sample_length / self.store.geometry.sr_hz:.2f} s) or --min_duration, or raise "
+            f"--max_duration.{shown}"
+        )

@@ -1,33 +1,35 @@
-"""Which songs train and which are held out: a function of a song's name and the seed, the same from audio or codes."""
+"""Which songs train and which are held out, and random numbers that belong to an item: the same from audio and codes."""
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 
-def is_held_out(relpaths: Sequence[str], train_share: float, seed: int) -> NDArray[np.bool_]:
-    """For every song, whether it belongs to the test part. Windows of one file stay together.
+def held_out(windows: Mapping[str, int], train_test_split: float, seed: int) -> set[str]:
+    """Files of the test part, from the number of windows in each file; all windows of a file stay together.
 
-    A song stays in its part whatever is added to or removed from the set, but for one: no part is left empty when
-    there are two songs or more and `train_share` is below 1; the song nearest to the border changes sides.
+    In an order shuffled by (seed, name), each file is taken that brings the share of the test nearer to
+    1 - train_test_split. With two files or more neither part is empty, unless train_test_split is 1.
     """
-    places = np.array([_place(relpath, seed) for relpath in relpaths])
-    held_out = places >= train_share
-    if train_share < 1 and len(set(places.tolist())) > 1:
-        if not held_out.any():
-            held_out = places == places.max()
-        elif held_out.all():
-            held_out = places != places.min()
-    return held_out
+    wanted = sum(windows.values()) * (1 - train_test_split)
+    test: set[str] = set()
+    have = 0
+    for name in sorted(windows, key=lambda name: _lot(seed, name)):
+        if abs(have + windows[name] - wanted) < abs(have - wanted) and len(test) < len(windows) - 1:
+            test.add(name)
+            have += windows[name]
+    if not test and wanted > 0 and len(windows) > 1:
+        test.add(min(windows, key=lambda name: (windows[name], _lot(seed, name))))
+    return test
 
 
-def _place(relpath: str, seed: int) -> float:
-    """A number in [0, 1) drawn by name and seed; the same name in other Unicode forms or separators counts as one."""
-    name = unicodedata.normalize("NFC", relpath.replace("\\", "/"))
-    digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+def random_numbers(seed: int, draw: int, item: int, stream: int) -> np.random.Generator:
+    """Random numbers that belong to one item in one draw (epoch), whatever process asks for them (Philox, a counter)."""
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, stream], counter=[0, 0, item, draw]))
+
+
+def _lot(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()

@@ -12,7 +12,7 @@ from jukebox.codestore.geometry import Geometry
 from jukebox.codestore.layout import ItemFacts, Source
 from jukebox.codestore.writer import StoreWriter
 from jukebox.data.code_dataset import CodeDataset
-from jukebox.data.split import is_held_out
+from jukebox.data.split import held_out
 from jukebox.errors import DataError, StoreError
 
 GEOMETRY = Geometry(8000, (8, 32, 128), 2048)
@@ -39,11 +39,11 @@ def store(tmp_path_factory):
 
 @pytest.mark.parametrize(("level", "n_ctx"), [(2, 32), (1, 128), (0, 512)])
 def test_windows_of_all_levels_line_up(store, level, n_ctx):
-    data = CodeDataset(store, level, n_ctx, shift=True, seed=1)
-    assert data.window_samples == 4096 and len(data) == 1 + 0 + 3 + 1 + 2 and data.n_songs == 4
+    data = CodeDataset(store, level, n_ctx, part="all", aug_shift=True, seed=1)
+    assert data.sample_length == 4096 and len(data) == 1 + 0 + 3 + 1 + 2 and data.songs == [0, 2, 3, 4]
     assert [name for name, _ in data.left_out] == ["1.wav"]
     for index in range(len(data)):
-        item = data.item(index, epoch=3)
+        item = data.item(index, draw=3)
         song = int(item.file[0])
         assert item.song.artist == f"singer {song}" and item.total_samples == LENGTHS[song]
         assert item.offset_samples % 128 == 0 and 0 <= item.offset_samples <= LENGTHS[song] - 4096
@@ -58,17 +58,19 @@ def test_windows_of_all_levels_line_up(store, level, n_ctx):
 
 
 def test_windows_of_an_epoch_are_a_function_of_seed_epoch_and_index(store):
-    data, again = (CodeDataset(store, 2, 16, shift=True, seed=7) for _ in range(2))
-    starts = {epoch: [data.item(i, epoch).offset_samples for i in range(len(data))] for epoch in (-1, 0, 1)}
+    data, again = (CodeDataset(store, 2, 16, part="all", aug_shift=True, seed=7) for _ in range(2))
+    starts = {epoch: [data.item(i, epoch).offset_samples for i in range(len(data))] for epoch in (0, 1, 2)}
     for epoch, expected in starts.items():
         assert [again.item(i, epoch).offset_samples for i in reversed(range(len(data)))][::-1] == expected
     assert len({tuple(offsets) for offsets in starts.values()}) == 3
-    assert [CodeDataset(store, 2, 16, shift=True, seed=8).item(i).offset_samples for i in range(len(data))] != starts[0]
+    assert [
+        CodeDataset(store, 2, 16, part="all", aug_shift=True, seed=8).item(i).offset_samples for i in range(len(data))
+    ] != starts[0]
     assert pickle.loads(pickle.dumps(data)).item(3, 1).offset_samples == starts[1][3]
 
 
 def test_shifted_windows_start_everywhere_equally_often(store):
-    data = CodeDataset(store, 2, 16, shift=True)
+    data = CodeDataset(store, 2, 16, part="all", aug_shift=True)
     song = 2  # 12,345 samples: 96 top codes are whole, 16 make a window
     seen = Counter(
         item.offset_samples // 128
@@ -79,41 +81,52 @@ def test_shifted_windows_start_everywhere_equally_often(store):
     assert set(seen) == set(range(96 - 16 + 1)) and max(seen.values()) < 4 * min(seen.values())
 
 
-def test_without_shifts_windows_do_not_overlap_and_reach_both_ends(store):
-    data = CodeDataset(store, 2, 16)
+def test_without_shifts_windows_follow_one_another_as_chunks_of_audio_do(store):
+    data = CodeDataset(store, 2, 16, part="all")
     starts = [data.item(i).offset_samples for i in range(len(data)) if data.item(i).file == "2.wav"]
-    assert starts[0] == 0 and starts[-1] == (12_345 - 2048) // 128 * 128
-    assert min(np.diff(starts)) >= 2048
-    assert starts == [data.item(i, 9).offset_samples for i in range(len(data)) if data.item(i).file == "2.wav"]
+    assert starts == [2048 * window for window in range(12_345 // 2048)]
+    test = CodeDataset(store, 2, 16, part="test", aug_shift=True)
+    assert [test.place(i, 5) for i in range(len(test))] == [test.place(i) for i in range(len(test))]
 
 
 def test_parts_share_no_song_and_hold_everything(store):
-    parts = {part: CodeDataset(store, 2, 16, part=part, train_share=0.6, seed=3) for part in ("train", "test", "all")}
+    parts = {
+        part: CodeDataset(store, 2, 16, part=part, train_test_split=0.6, seed=3) for part in ("train", "test", "all")
+    }
     songs = {part: {data.item(i).file for i in range(len(data))} for part, data in parts.items()}
     assert not songs["train"] & songs["test"] and songs["train"] | songs["test"] == songs["all"]
     assert len(parts["train"]) + len(parts["test"]) == len(parts["all"])
 
 
-def test_the_part_of_a_song_depends_on_its_name_and_the_seed():
-    names = [f"album {i % 7}/song {i}.flac" for i in range(2000)]
-    held_out = is_held_out(names, 0.9, 0)
-    assert 150 < held_out.sum() < 250
-    np.testing.assert_array_equal(is_held_out(names[::-1], 0.9, 0)[::-1], held_out)
-    assert (is_held_out(names, 0.9, 1) != held_out).any()
-    assert is_held_out(["a\\é.wav", "a/é.wav"], 0.5, 3).tolist() in ([True, True], [False, False])
+def test_held_out_songs_are_a_function_of_names_and_seed():
+    windows = {f"album {i % 7}/song {i}.flac": 1 + i % 3 for i in range(500)}
+    test = held_out(windows, 0.9, 0)
+    assert sum(windows[name] for name in test) == round(sum(windows.values()) * 0.1)
+    assert held_out(dict(reversed(windows.items())), 0.9, 0) == test and held_out(windows, 0.9, 1) != test
     for seed in range(30):
-        assert is_held_out(["a", "b", "c"], 0.97, seed).sum() == 1
-        assert 0 < is_held_out(["a", "b", "c"], 0.01, seed).sum() < 3
-    assert not is_held_out(["a", "b"], 1.0, 0).any() and is_held_out(["a"], 0.9, 0).shape == (1,)
+        assert len(held_out(dict.fromkeys("abc", 1), 0.97, seed)) == 1
+        assert len(held_out(dict.fromkeys("abc", 1), 0.01, seed)) == 2
+    assert not held_out(dict.fromkeys("ab", 1), 1.0, 0) and not held_out({"a": 3}, 0.9, 0)
+
+
+def test_the_fingerprint_follows_the_windows(store):
+    prints = [
+        CodeDataset(store, level, n_ctx, part="all", seed=seed).fingerprint()
+        for level, n_ctx, seed in ((2, 16, 0), (1, 64, 0), (2, 32, 0), (2, 16, 1))
+    ]
+    assert len(set(prints)) == 4 and prints[0] == CodeDataset(store, 2, 16, part="all").fingerprint()
 
 
 def test_lengths_that_fit_nothing_are_named(store):
     with pytest.raises(DataError, match="--n_ctx=30 is not a multiple of the 4 codes"):
         CodeDataset(store, 1, 30)
-    with pytest.raises(DataError, match="no song of the all part fits a window of 500 codes"):
+    with pytest.raises(DataError, match="none of 5 songs.*--n_ctx .now 500"):
         CodeDataset(store, 2, 500)
+    with pytest.raises(DataError, match="1 songs leave nothing for the test part"):
+        CodeDataset(store, 2, 80, part="test")
     with pytest.raises(StoreError, match="level 7 is not in this store"):
         CodeDataset(store, 7, 16)
-    limited = CodeDataset(store, 2, 16, min_samples=4_500, max_samples=9_000)
-    assert {limited.item(i).file for i in range(len(limited))} == {"0.wav", "4.wav"}
-    assert [reason.split(" s is ")[1] for _, reason in limited.left_out][0].startswith("shorter than 0.56")
+    limited = CodeDataset(store, 2, 16, part="all", min_duration=0.5625, max_duration=1.125)
+    assert [limited.item(i).file for i in range(len(limited))] == ["0.wav", "0.wav", "4.wav", "4.wav", "4.wav", "4.wav"]
+    assert [name for name, _ in limited.left_out] == ["1.wav", "2.wav", "3.wav"]
+    assert limited.left_out[1][1] == "1.54 s, not below 1.12 s"
