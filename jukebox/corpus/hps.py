@@ -8,3 +8,5 @@ class CorpusHps:
     out: str = key("", "folder for the songs and their metadata.jsonl", example="corpus")
     songs: int = key(32, "songs to make", unit="songs", gt=0)
     seed: int = key(0, "the same seed makes the same songs", ge=0)
+    min_sec: float = key(6.0, "length of the shortest song", unit="seconds", ge=2)
+    max_sec: float = key(30.0, "length of the longest song", unit="seconds", ge=2, le=600)

@@ -255,7 +255,7 @@ def _fit_lyrics(
     used_runs: set[str] | frozenset[str] = frozenset(),
 ) -> str:
     text = ""
-    for _ in range(100_000):
+    for _ in range(20_000):
         if len(text) >= characters:
             return text
         left = characters - len(text) - bool(text)
