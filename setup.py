@@ -1,13 +1,44 @@
 """Installs the package, its presets, tables and page files, and one console script per entry."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 ENTRIES = [
     "train", "sample", "pre_encode", "codes", "make_corpus", "demo", "serve", "fetch", "export", "align", "make_ids",
 ]  # fmt: skip
+SHARED = ["hparams", "data/ids"]  # read from the clone, or from jukebox/_share (hparams/presets.py, share_folder)
+
+
+def shared_files() -> list[str]:
+    """The presets and tables, relative to the clone."""
+    return [str(path.relative_to(HERE)) for top in SHARED for path in sorted((HERE / top).rglob("*")) if path.is_file()]
+
+
+class BuildWithShared(build_py):
+    """Puts a copy of the presets and tables inside the built package."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # the clone itself is read
+            return
+        for name in shared_files():
+            target = Path(self.build_lib, "jukebox", "_share", name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(HERE / name, target)
+
+
+class SdistWithShared(sdist):
+    """Takes the presets and tables along in a source archive."""
+
+    def add_defaults(self) -> None:
+        super().add_defaults()
+        self.filelist.extend(shared_files())
+
 
 setup(
     name="jukebox-toolkit",
@@ -18,6 +49,15 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["jukebox", "jukebox.*"]),
+    package_data={"jukebox.pages": ["*.html", "*.css", "*.js"]},
+    cmdclass={"build_py": BuildWithShared, "sdist": SdistWithShared},
+    entry_points={
+        "console_scripts": [
+            f"jukebox-{name.replace('_', '-')}=jukebox.{name}:main"
+            for name in ENTRIES
+            if (HERE / "jukebox" / f"{name}.py").exists()
+        ]
+    },
     install_requires=[
         "torch>=2.10",
         "mpi4py>=4.1",

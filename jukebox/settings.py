@@ -18,6 +18,7 @@ from jukebox.hparams import flags, help, presets
 from jukebox.hparams.flags import Flag, Kind, Value
 from jukebox.hparams.resolve import Layer, Resolved, Schema, suggestion, title_of
 from jukebox.parallel.hps import LaunchHps
+from jukebox.parallel.launch import world
 from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHps
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
@@ -156,16 +157,13 @@ def parse(program: str, argv: Sequence[str]) -> Resolved:
     hps_dir = asked["hps_dir"].text or "" if "hps_dir" in asked else ""
     if _on(asked, "list_hps"):
         _answer(help.preset_list(presets.listing(hps_dir)))
-    if "help" in asked:
-        # A mistake elsewhere on the line is no reason to refuse help.
-        given = {name: flag for name, flag in given.items() if name in spec.schema.keys}
     layers = []
     if spec.hps is not None:
         layers = _preset_layers(spec, (asked["hps"].text or "") if "hps" in asked else spec.hps, hps_dir)
+    if "help" in asked:
+        _answer(_help(spec, meta, asked["help"], spec.schema.resolve(layers), hps_dir))
     layers.append(_command_line(spec, given.values()))
     resolved = spec.schema.resolve(layers)
-    if "help" in asked:
-        _answer(_help(spec, meta, asked["help"], resolved, hps_dir))
     _check_together(resolved)
     if _on(asked, "print_hps"):
         _answer(resolved.to_toml())
@@ -231,7 +229,7 @@ def _unknown(spec: Program, flag: Flag) -> str:
 
 
 def _warn_retired(names: list[str]) -> None:
-    if names and _first_process():
+    if names and world().rank == 0:
         shown = ", ".join(f"{name} (see {RETIRED[name]})" if RETIRED.get(name) else name for name in names)
         log.warning("accepted for old commands, without any effect: %s", shown)
 
@@ -271,12 +269,6 @@ def _on(asked: Mapping[str, Flag], name: str) -> bool:
 
 
 def _answer(text: str) -> NoReturn:
-    if _first_process():
+    if world().rank == 0:
         print(text)
     raise SystemExit(0)
-
-
-def _first_process() -> bool:
-    from jukebox.parallel.launch import world
-
-    return world().rank == 0

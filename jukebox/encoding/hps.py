@@ -23,4 +23,3 @@ class EncodeHps:
     max_audio_sec: float = key(
         21600.0, "longer files are refused before they are decoded, against archive bombs; 0 = no limit", unit="s", ge=0
     )
-    quiet: bool = key(False, "warnings and errors only")

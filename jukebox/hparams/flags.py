@@ -112,7 +112,7 @@ def spell(value: object) -> str:
     """A value as one would type it after `--key=`."""
     if isinstance(value, tuple):
         return ",".join(spell(part) for part in value) if value else "()"
-    if isinstance(value, float) and value == int(value) and abs(value) >= 1e6:
+    if isinstance(value, float) and abs(value) >= 1e6 and float(f"{value:g}") == value:
         return f"{value:g}"
     return str(value)
 

@@ -53,6 +53,17 @@ def listing(hps_dir: str = "") -> list[Preset]:
     return [read(path) for _, path in sorted(found.items())]
 
 
+def find_model_set(name: str, hps_dir: str = "") -> Path | None:
+    """The file of a model set: `models/NAME.toml` in the first folder of presets that has one, or None."""
+    paths = [folder / "models" / f"{name}.toml" for folder in folders(hps_dir)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def model_sets(hps_dir: str = "") -> list[str]:
+    """The names that `--model=` knows, sorted."""
+    return sorted({path.stem for folder in folders(hps_dir) for path in (folder / "models").glob("*.toml")})
+
+
 def read(path: Path, name: str = "") -> Preset:
     """Reads one preset file, called `name` or as the file; raises HparamsError that names the file and, for bad TOML, the line."""
     try:

@@ -127,9 +127,13 @@ class Schema:
             origins.update(dict.fromkeys(layer.values, layer.origin))
         return Resolved(self, values, origins)
 
-    def nearest(self, name: str, also: Iterable[str] = ()) -> list[str]:
-        """Up to three known names that look like `name`."""
-        return difflib.get_close_matches(name, [*self.keys, *also], n=3, cutoff=0.6)
+    def nearest(self, name: str) -> list[str]:
+        """Up to three known names that look like `name`, or that it lengthens or shortens."""
+        alike = difflib.get_close_matches(name, self.keys, n=3, cutoff=0.6)
+        if len(name) < 4:
+            return alike
+        akin = [key for key in self.keys if key.startswith(name) or (len(key) > 3 and name.startswith(key))]
+        return list(dict.fromkeys([*alike, *akin]))[:3]
 
 
 class Resolved:
@@ -142,6 +146,10 @@ class Resolved:
         self.values: Mapping[str, Value] = MappingProxyType(
             {name: getattr(self._sections[declared.section], name) for name, declared in schema.keys.items()}
         )
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Copies and pickles like any value."""
+        return Resolved, (self.schema, dict(self.values), dict(self.origins))
 
     def section(self, cls: type[S]) -> S:
         """The values of one section, as its own type."""

@@ -80,4 +80,3 @@ class DrawHps:
     chunk_size: tuple[PositiveInt, ...] = key((), f"given codes read in one pass. {_PER_LEVEL}", unit="codes")
     max_batch_size: tuple[PositiveInt, ...] = key((), f"songs sampled together. {_PER_LEVEL}", unit="songs")
     dtype: Literal["fp32", "bf16", "int8"] = key("fp32", "weights of the priors in memory")
-    quiet: bool = key(False, "warnings and errors only")

@@ -26,7 +26,11 @@ class RunHps:
     force_unlock: bool = key(False, "take over a run folder that another machine locked and left")
     dry_run: bool = key(False, "build everything, take one step, print memory, time and disk needed, and end")
     log_steps: int = key(100, "between two lines of scalars", unit="steps", gt=0)
-    quiet: bool = key(False, "warnings and errors only")
+
+    @property
+    def trains(self) -> bool:
+        """Whether this run trains: with --train, and also with neither --train nor --test."""
+        return self.train or not self.test
 
 
 @section("optimiser", "Optimiser and learning rate")
