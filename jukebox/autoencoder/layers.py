@@ -1,0 +1,204 @@
+"""Blocks that the encoders, decoders and discriminators share: weight-normed convolutions and periodic activations.
+
+Module and parameter names are the published ones, in the published order (`bias, weight_g, weight_v`), so a checkpoint
+loads without renaming. Legend: B batch, C channels, T audio samples or latent frames.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+class WeightNorm(nn.Module):
+    """A weight as direction and length, `w = g * v / |v|`, the norm over all axes but the first (arXiv:1602.07868).
+
+    For transposed convolutions the first axis is the input's; the published checkpoints do it that way.
+    """
+
+    def __init__(self, shape: tuple[int, ...], n_bias: int) -> None:
+        super().__init__()
+        fan_in = math.prod(shape[1:])
+        direction = torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5)
+        self.bias = nn.Parameter(torch.empty(n_bias).uniform_(-(fan_in**-0.5), fan_in**-0.5)) if n_bias else None
+        self.weight_g = nn.Parameter(_length(direction))
+        self.weight_v = nn.Parameter(direction)
+
+    def weight(self) -> Tensor:
+        return self.weight_v * (self.weight_g / _length(self.weight_v))
+
+
+def _length(v: Tensor) -> Tensor:
+    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
+
+
+class WNConv1d(WeightNorm):
+    """Weight-normed convolution, (B, C_in, T) -> (B, C_out, T'). `padding` may be (before, after)."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__((n_out, n_in, kernel), n_out if bias else 0)
+        self.stride, self.dilation = stride, dilation
+        self.sides = padding if isinstance(padding, tuple) else (0, 0)
+        self.padding = 0 if isinstance(padding, tuple) else padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, self.sides) if any(self.sides) else x
+        return F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation)
+
+
+class WNConvTranspose1d(WeightNorm):
+    """Weight-normed transposed convolution, (B, C_in, T) -> (B, C_out, T')."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, *, stride: int, padding: int = 0) -> None:
+        super().__init__((n_in, n_out, kernel), n_out)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose1d(x, self.weight(), self.bias, self.stride, self.padding)
+
+
+class WNConv2d(WeightNorm):
+    """Weight-normed convolution over two axes, (B, C_in, H, W) -> (B, C_out, H', W')."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__((n_out, n_in, *kernel), n_out)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation)
+
+
+def snake(x: Tensor, frequency: Tensor, divisor: Tensor) -> Tensor:
+    """x + sin^2(frequency x) / divisor, for periodic signals (arXiv:2006.08195)."""
+    return x + torch.sin(x * frequency).square() / (divisor + 1e-9)
+
+
+class Snake(nn.Module):
+    """Snake with one frequency per channel, stored as [1, C, 1]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return snake(x, self.alpha, self.alpha)
+
+
+class SnakeBeta(nn.Module):
+    """Snake with frequency and size apart, both stored as logarithms, [C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return snake(x, self.alpha.exp()[:, None], self.beta.exp()[:, None])
+
+
+class Recomputing(nn.Module):
+    """A block that can forget its activations and make them again in the backward pass: less memory, a third more work."""
+
+    recompute = False
+
+    def run(self, layers: nn.Module, x: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layers, x, use_reentrant=False)
+            return out
+        y: Tensor = layers(x)
+        return y
+
+
+def set_recompute(net: nn.Module, on: bool) -> None:
+    """Let every block of `net` that can do so recompute its activations in training."""
+    for module in net.modules():
+        if isinstance(module, Recomputing):
+            module.recompute = on
+
+
+class AntiAliased(nn.Module):
+    """An activation at twice the rate, between two low-pass filters, so that its overtones do not fold back."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.act = act
+        self.upsample = _DoubleRate()
+        self.downsample = _HalveRate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.downsample(self.act(self.upsample(x)))
+        return y
+
+
+class _DoubleRate(nn.Module):
+    filter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", _half_band_filter())
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        padded = F.pad(x, (5, 5), mode="replicate")
+        doubled = F.conv_transpose1d(padded, self.filter.expand(channels, -1, -1), stride=2, groups=channels)
+        return 2 * doubled[..., 15:-15]  # (B, C, T) -> (B, C, 2T)
+
+
+class _HalveRate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowpass = _LowPass()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.lowpass(x)
+        return y
+
+
+class _LowPass(nn.Module):
+    filter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", _half_band_filter())
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        padded = F.pad(x, (5, 6), mode="replicate")
+        return F.conv1d(padded, self.filter.expand(channels, -1, -1), stride=2, groups=channels)
+
+
+def _half_band_filter(taps: int = 12) -> Tensor:
+    """Kaiser-windowed sinc at half the band, [1, 1, taps], sum 1 (Kaiser's formula for the window's beta)."""
+    cutoff, half_width = 0.25, 0.3
+    attenuation_db = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
+    if attenuation_db > 50:
+        beta = 0.1102 * (attenuation_db - 8.7)
+    elif attenuation_db >= 21:
+        beta = 0.5842 * (attenuation_db - 21) ** 0.4 + 0.07886 * (attenuation_db - 21)
+    else:
+        beta = 0.0
+    time = torch.arange(taps) - (taps - 1) / 2
+    window = torch.kaiser_window(taps, periodic=False, beta=beta)
+    kernel = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
+    return (kernel / kernel.sum()).view(1, 1, taps)

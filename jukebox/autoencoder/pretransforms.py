@@ -1,0 +1,182 @@
+"""Fixed transforms before the encoder and after the decoder, that trade samples for channels.
+
+Legend: B batch, C audio channels, T audio samples, F frames. `encode` maps (B, C, T) -> (B, C', F), `decode` back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jukebox.autoencoder import config as C
+from jukebox.autoencoder.filters import Taps, pqmf_bank, sinc_kernel, sinc_resample, wavelet_kernels
+from jukebox.autoencoder.quantisers import Draws
+
+if TYPE_CHECKING:
+    from jukebox.autoencoder.model import Autoencoder
+
+
+class Pretransform(nn.Module):
+    """`enable_grad`: gradients pass, and parameters, where there are any, are trained."""
+
+    enable_grad = False
+
+    def encode(self, audio: Tensor, draws: Draws) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, frames: Tensor, draws: Draws) -> Tensor:
+        raise NotImplementedError
+
+
+class _Kernel(nn.Module):
+    """A low- and high-pass pair for each channel, block-diagonal, [2 C, C, k]."""
+
+    kernel: Tensor
+
+    def __init__(self, pair: Taps, channels: int) -> None:
+        super().__init__()
+        kernel = torch.zeros(2, channels, channels, pair.shape[1])
+        for c in range(channels):
+            kernel[:, c, c] = torch.from_numpy(pair)
+        self.register_buffer("kernel", kernel.flatten(0, 1))
+
+
+class Wavelet(Pretransform):
+    """A biorthogonal wavelet transform; the low band is split again at each level. Ratio 2^levels."""
+
+    def __init__(self, args: C.WaveletArgs) -> None:
+        super().__init__()
+        self.channels, self.levels = args.channels, args.levels
+        analysis, synthesis = wavelet_kernels(args.wavelet)
+        self.half = analysis.shape[1] // 2
+        self.encoder, self.decoder = _Kernel(analysis, self.channels), _Kernel(synthesis, self.channels)
+
+    def encode(self, audio: Tensor, draws: Draws) -> Tensor:
+        x = audio
+        for _ in range(self.levels):
+            low, rest = x[:, : self.channels], x[:, self.channels :]
+            low = F.pad(low, (self.half, self.half), mode="reflect")
+            low = F.conv1d(low, self.encoder.kernel, stride=2)
+            x = torch.cat([low, self._fold(rest)], dim=1)
+        return x
+
+    def decode(self, frames: Tensor, draws: Draws) -> Tensor:
+        x, pad = frames, self.half + 2
+        for _ in range(self.levels):
+            low, rest = x[:, : 2 * self.channels], x[:, 2 * self.channels :]
+            pairs = low.unflatten(1, (2, self.channels)).permute(0, 2, 3, 1).flatten(2)  # (B, 2 C, F) -> (B, C, 2 F)
+            pairs = F.pad(pairs, (pad, pad), mode="reflect")
+            low = pairs.unflatten(2, (-1, 2)).permute(0, 3, 1, 2).flatten(1, 2)
+            low = F.conv_transpose1d(low, self.decoder.kernel, stride=2, padding=self.half)
+            x = torch.cat([low[..., pad - 1 : -pad], self._unfold(rest)], dim=1)
+        return x
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """Pairs of samples become channels: (B, (a C), (F 2)) -> (B, (a 2 C), F)."""
+        return x.unflatten(2, (-1, 2)).unflatten(1, (-1, self.channels)).permute(0, 1, 4, 2, 3).flatten(1, 3)
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, 2, self.channels)).permute(0, 1, 3, 4, 2).flatten(3, 4).flatten(1, 2)
+
+
+class Patched(Pretransform):
+    """`patch_size` samples become channels, channel-major; the end is padded with zeros and not cut again."""
+
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, args: C.PatchedArgs) -> None:
+        super().__init__()
+        self.patch_size, self.oversampling = args.patch_size, args.oversampling
+        (up, self.up_half), (down, self.down_half) = (
+            sinc_kernel(args.oversampling, 1),
+            sinc_kernel(1, args.oversampling),
+        )
+        self.register_buffer("up", up, persistent=False)
+        self.register_buffer("down", down, persistent=False)
+
+    def encode(self, audio: Tensor, draws: Draws) -> Tensor:
+        if self.oversampling > 1:
+            audio = sinc_resample(audio, self.up, self.up_half, 1)
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.patch_size))
+        return audio.unflatten(2, (-1, self.patch_size)).mT.flatten(1, 2)
+
+    def decode(self, frames: Tensor, draws: Draws) -> Tensor:
+        audio = frames.unflatten(1, (-1, self.patch_size)).mT.flatten(2)
+        return sinc_resample(audio, self.down, self.down_half, self.oversampling) if self.oversampling > 1 else audio
+
+
+class PQMF(Pretransform):
+    """A pseudo-QMF bank; every second sample of the odd bands changes sign, so that all spectra point the same way."""
+
+    bank: Tensor
+
+    def __init__(self, args: C.PQMFArgs) -> None:
+        super().__init__()
+        self.bands = args.num_bands
+        self.register_buffer("bank", pqmf_bank(args.attenuation, args.num_bands)[:, None], persistent=False)
+
+    def encode(self, audio: Tensor, draws: Draws) -> Tensor:
+        half, frames = self.bank.shape[-1] // 2, audio.shape[-1] // self.bands
+        padded = F.pad(audio.flatten(0, 1)[:, None], (half, half))
+        split = F.conv1d(padded, self.bank, stride=self.bands)[..., :frames]
+        return self._turn(split).unflatten(0, audio.shape[:2]).flatten(1, 2)
+
+    def decode(self, frames: Tensor, draws: Draws) -> Tensor:
+        half, samples = self.bank.shape[-1] // 2, frames.shape[-1] * self.bands
+        split = frames.unflatten(1, (-1, self.bands))
+        audio = F.conv_transpose1d(self._turn(split.flatten(0, 1)), self.bank, stride=self.bands) * self.bands
+        return audio[:, 0, half : half + samples].unflatten(0, split.shape[:2])
+
+    @staticmethod
+    def _turn(split: Tensor) -> Tensor:
+        sign = torch.ones_like(split[:1])
+        sign[:, 1::2, ::2] = -1
+        return split * sign
+
+
+class InnerAutoencoder(Pretransform):
+    """A frozen autoencoder; its latents are divided by `scale`."""
+
+    def __init__(self, args: C.AutoencoderPretransform, model: Autoencoder) -> None:
+        super().__init__()
+        self.args = args
+        self.model = model.half() if args.model_half else model
+
+    def encode(self, audio: Tensor, draws: Draws) -> Tensor:
+        dtype = audio.dtype
+        audio = audio.half() if self.args.model_half else audio
+        whole = self.model.encode_audio(
+            audio, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
+        )
+        return whole.to(dtype) / self.args.scale
+
+    def decode(self, frames: Tensor, draws: Draws) -> Tensor:
+        dtype = frames.dtype
+        latents = frames * self.args.scale
+        latents = latents.half() if self.args.model_half else latents
+        audio = self.model.decode_audio(
+            latents, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
+        )
+        return audio.to(dtype)
+
+
+def build_pretransform(part: C.Pretransform) -> Pretransform:
+    transform: Pretransform
+    match part.config:
+        case C.WaveletArgs() as args:
+            transform = Wavelet(args)
+        case C.PatchedArgs() as args:
+            transform = Patched(args)
+        case C.PQMFArgs() as args:
+            transform = PQMF(args)
+        case _:
+            from jukebox.autoencoder.model import Autoencoder
+
+            assert isinstance(part, C.AutoencoderPretransform)
+            transform = InnerAutoencoder(part, Autoencoder(part.config))
+    transform.enable_grad = part.enable_grad
+    return transform.requires_grad_(part.enable_grad).eval()
