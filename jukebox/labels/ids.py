@@ -1,0 +1,269 @@
+"""Names and numbers: tables of artists and genres, and the alphabets of lyrics. All are text files that users can edit.
+
+A table has one `name;id` per line; id 0 is "unknown". Version 2 (5b, 5b_lyrics, the upsamplers) reduces names to
+a-z, 0-9 and `_` and gives each word of a genre its own id; version 3 (1b_lyrics) takes names as they are, lower-cased,
+and one id for a whole genre.
+"""
+
+import difflib
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from jukebox.errors import DataError, HparamsError
+from jukebox.files import printable
+from jukebox.hparams.presets import share_folder
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+MOST_WARNINGS = 10  # unknown names told one by one
+ESCAPES = {"t": "\t", "n": "\n", "\\": "\\", "s": " "}
+
+# What anyascii spells otherwise than the transliteration the published models were trained with.
+_OVERRIDES = {"—": "--", "―": "--", "‒": "-", "…": "..."}
+_SPACED = ("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH")  # each becomes a word of its own
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """Names, lower-cased, to ids. Several names may share one."""
+
+    path: Path
+    ids: dict[str, int]
+
+    @property
+    def bins(self) -> int:
+        """The smallest number of classes of a model that has room for all ids."""
+        return max(self.ids.values(), default=0) + 1
+
+    def names(self, id_: int) -> list[str]:
+        """All names of an id, sorted; none for an id without a name."""
+        return sorted(name for name, found in self.ids.items() if found == id_)
+
+
+def read_table(path: Path) -> IdTable:
+    """Read a `name;id` file; of a name given twice the later line wins. Raises DataError naming file and line."""
+    ids = {}
+    for number, line in _lines(path):
+        if not (text := line.strip()):
+            continue
+        name, separator, id_ = text.partition(";")
+        if not separator or ";" in id_ or not id_.strip().isdecimal():
+            raise DataError(f"{path}, line {number}: {printable(text)[:60]!r} is not `name;id` with an id from 0 up")
+        ids[name.strip().lower()] = int(id_)
+    if not ids:
+        raise DataError(f"{path}: the table is empty; it needs one `name;id` per line, {UNKNOWN};0 first")
+    return IdTable(path, ids)
+
+
+def write_table(table: IdTable) -> str:
+    """The text of a table file, sorted by id."""
+    return "".join(f"{name};{id_}\n" for name, id_ in sorted(table.ids.items(), key=lambda item: (item[1], item[0])))
+
+
+@dataclass
+class LabelIds:
+    """The tables of one version, and what was already said about names that are in none."""
+
+    version: int  # 2 or 3
+    artists: IdTable
+    genres: IdTable
+    strict: bool = False  # an unknown name is an error
+    _told: set[str] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path | str = "", version: int = 3, *, strict: bool = False) -> "LabelIds":
+        """`v<version>_artist_ids.txt` and `v<version>_genre_ids.txt` of a folder, by default the shipped one."""
+        root = Path(folder) if folder else share_folder() / "data" / "ids"
+        artists, genres = (read_table(root / f"v{version}_{kind}_ids.txt") for kind in ("artist", "genre"))
+        return cls(version, artists, genres, strict)
+
+    def check(self, y_bins: tuple[int, int]) -> None:
+        """Refuse tables with ids that a model of (genres, artists) classes has no room for. Raises HparamsError."""
+        for kind, table, bins in zip(("genres", "artists"), (self.genres, self.artists), y_bins, strict=True):
+            if table.bins > bins:
+                needed = f"{self.genres.bins},{self.artists.bins}"
+                raise HparamsError(
+                    f"{table.path} has ids up to {table.bins - 1}, the model only {bins} {kind}; "
+                    f"train with --y_bins={needed}, or give the tables of this model by --ids_dir"
+                )
+            if table.bins * 2 < bins:
+                log.warning("%s names only %d of the model's %d %s: are they its own? (--ids_dir)",
+                            table.path, table.bins, bins, kind)  # fmt: skip
+
+    def artist_id(self, artist: str) -> int:
+        """The id of an artist; 0 when unknown. Raises DataError when strict."""
+        return self._find("artist", artist, normalised(artist) if self.version == 2 else artist.lower())
+
+    def genre_ids(self, genre: str, most: int) -> list[int]:
+        """One id per word (version 2; words beyond `most` are left out) or one for all (version 3)."""
+        if self.version == 3:
+            return [self._find("genre", genre, genre.lower())]
+        words = normalised(genre).split("_")
+        if len(words) > most:
+            fault = f"has {len(words)} words, this model takes {most} (max_bow_genre_size)"
+            self._tell(f"genre {printable(genre)!r}", lambda: fault, "; the rest is left out")
+        return [self._find("genre", genre, word) for word in words[:most]]
+
+    def artist_name(self, id_: int) -> str:
+        """What an artist id is called in the table."""
+        return "_".join(self.artists.names(id_))
+
+    def genre_name(self, ids: list[int]) -> str:
+        """What genre ids are called in the table; -1 stands for no word."""
+        return "_".join("_".join(self.genres.names(id_)) for id_ in ids if id_ >= 0)
+
+    def _find(self, kind: str, given: str, name: str) -> int:
+        table = self.artists if kind == "artist" else self.genres
+        if name not in table.ids and name not in ("", UNKNOWN):
+            self._tell(
+                f"{kind} {printable(given)!r}" + (f" (word {name!r})" if self.version == 2 and kind == "genre" else ""),
+                lambda: f"is not in {table.path} ({_nearest(name, table)})",
+                "; taken as unknown",
+            )
+        return table.ids.get(name, 0)
+
+    def _tell(self, subject: str, fault: Callable[[], str], consequence: str) -> None:
+        """Say once what is wrong with a name, and in all no more than a screenful; an error when strict."""
+        if self.strict:
+            raise DataError(f"{subject} {fault()}. Correct it, or leave out --strict_labels.")
+        if subject in self._told or len(self._told) > MOST_WARNINGS:
+            return
+        self._told.add(subject)
+        if len(self._told) > MOST_WARNINGS:
+            log.warning("More artists and genres are unknown or too long; they are not listed.")
+        else:
+            log.warning("%s %s%s", subject, fault(), consequence)
+
+
+def _nearest(name: str, table: IdTable) -> str:
+    near = difflib.get_close_matches(name, table.ids, n=3)
+    return f"nearest: {', '.join(near)}" if near else "nothing like it there"
+
+
+def normalised(name: str) -> str:
+    """Version 2's form of a name: runs of anything but a-z and 0-9 become one `_`, none at the ends.
+
+    Accented letters are such runs too: the published tables were made that way.
+    """
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The characters of lyrics: the first has token 1, token 0 is padding and everything else.
+
+    `transliterate` gives an ASCII spelling of one character.
+    """
+
+    characters: str
+    transliterate: Callable[[str], str]
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens, 0 included."""
+        return len(self.characters) + 1
+
+    @classmethod
+    def open(cls, folder: Path | str = "", version: int = 3, *, text_compat: str = "anyascii") -> "Alphabet":
+        """`alphabet_v<version>.txt` of a folder, or the shipped one where it has none."""
+        name = f"alphabet_v{version}.txt"
+        own = Path(folder) / name if folder else None
+        path = own if own is not None and own.is_file() else share_folder() / "data" / "ids" / name
+        return cls(read_alphabet(path), transliterator(text_compat))
+
+    def check(self, n_vocab: int) -> None:
+        """Raises HparamsError when a model was made for another number of characters."""
+        if n_vocab != self.n_vocab:
+            raise HparamsError(
+                f"the alphabet has {self.n_vocab} tokens, the model n_vocab={n_vocab}; see data/ids/alphabet_*.txt"
+            )
+
+    def clean(self, text: str) -> tuple[str, list[int]]:
+        """Text in this alphabet, and for each of its characters the index it comes from.
+
+        Transliterated to ASCII, every backslash a new line, characters outside the alphabet dropped.
+        """
+        known = frozenset(self.characters)
+        cleaned, sources = [], []
+        for index, character in enumerate(text):
+            for c in (character if character.isascii() else self.transliterate(character)).replace("\\", "\n"):
+                if c in known:
+                    cleaned.append(c)
+                    sources.append(index)
+        return "".join(cleaned), sources
+
+    def tokens(self, cleaned: str) -> list[int]:
+        """One token per character of cleaned text."""
+        number = {c: i for i, c in enumerate(self.characters, 1)}
+        return [number[c] for c in cleaned]
+
+    def text(self, tokens: list[int]) -> str:
+        """The characters of tokens; padding disappears."""
+        return "".join(self.characters[token - 1] for token in tokens if token > 0)
+
+
+def read_alphabet(path: Path) -> str:
+    r"""One line of characters in the order of their tokens; `\t`, `\n`, `\s` (blank) and `\\` stand for those.
+
+    Raises DataError for a second line, a character given twice or an unknown escape.
+    """
+    lines = [line.removesuffix("\r") for _, line in _lines(path) if line.strip()]
+    if len(lines) != 1:
+        raise DataError(f"{path}: needs exactly one line of characters, has {len(lines)}")
+    characters = ""
+    for escape, plain in re.findall(r"\\(.?)|([^\\])", lines[0]):
+        if not plain and escape not in ESCAPES:
+            raise DataError(rf"{path}: \{escape} is not one of \t \n \s \\")
+        character = plain or ESCAPES[escape]
+        if character in characters:
+            raise DataError(f"{path}: {character!r} stands there twice")
+        characters += character
+    return characters
+
+
+def transliterator(text_compat: str = "anyascii") -> Callable[[str], str]:
+    """The ASCII spelling of one character. "unidecode" needs that package, which is not among our requirements."""
+    if text_compat == "unidecode":
+        try:
+            from unidecode import unidecode
+        except ImportError:
+            raise HparamsError(
+                "--text_compat=unidecode: that package is not installed (pip install unidecode)"
+            ) from None
+        return cache(lambda c: str(unidecode(c)))
+    if text_compat != "anyascii":
+        raise HparamsError(f"--text_compat={text_compat}: choose anyascii or unidecode")
+    return _spell
+
+
+@cache
+def _spell(character: str) -> str:
+    from anyascii import anyascii
+
+    spelled = _OVERRIDES.get(character)
+    if spelled is None:
+        spelled = str(anyascii(character))
+        if unicodedata.name(character, "").startswith(_SPACED):
+            spelled += " "
+    return spelled
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line without its end) of a UTF-8 file. Raises DataError naming file and line."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); --ids_dir names the folder of the tables"
+        ) from None
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}, line {number}: not UTF-8; save the file in that encoding") from None
