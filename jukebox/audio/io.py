@@ -152,15 +152,22 @@ class Survey:
     peak: float
 
 
-def survey(path: str | os.PathLike[str]) -> Survey:
+TOO_LONG = "longer than"
+
+
+def survey(path: str | os.PathLike[str], *, max_sec: float = 0.0) -> Survey:
     """Decodes a whole file once, in bounded memory, to learn its true length and its peak.
 
-    Raises AudioError for everything that would spoil a batch: no sound, less sound than declared, NaN or infinity.
+    Raises AudioError for everything that would spoil a batch: no sound, less sound than declared, NaN or infinity; and,
+    before it has decoded much, for what is longer than `max_sec` (0: no limit), since an hour of silence fits into 3 kB.
     """
     with _opened(path) as source:
+        limit = max_sec * source.sr_hz or float("inf")
         length, peak = 0, 0.0
-        for block in _converted(source, source.sr_hz, None, 0):
+        for block in chain([np.zeros((0, 1), np.float32)], _converted(source, source.sr_hz, None, 0)):
             length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+            if max(length, source.declared_samples if source.format in _DECLARES_TRULY else 0) > limit:
+                raise AudioError(path, f"{TOO_LONG} {max_sec:g} s (--max_audio_sec)")
         _check_complete(source, length)
         info = AudioInfo(Path(path), source.sr_hz, source.channels, source.declared_samples, source.format)
         return Survey(info, length, peak)
