@@ -6,6 +6,8 @@ Nothing here imports torch: help and every mistake in a flag answer at once.
 
 import functools
 import logging
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -258,7 +260,7 @@ def _check_together(resolved: Resolved) -> None:
 
 def _help(spec: Program, meta: Mapping[str, str], asked: Flag, now: Resolved, hps_dir: str) -> str:
     script = f"{spec.name}.py"
-    if asked.text is None:
+    if not asked.text:
         general = {f"--{name}": text for name, text in meta.items()}
         return help.overview(script, spec.about, spec.example, general, spec.words, now)
     return help.topic(script, asked.text, presets.listing(hps_dir) if spec.hps is not None else (), now)
@@ -270,5 +272,8 @@ def _on(asked: Mapping[str, Flag], name: str) -> bool:
 
 def _answer(text: str) -> NoReturn:
     if world().rank == 0:
-        print(text)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # `--help | head` has seen enough; nothing may be flushed at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)

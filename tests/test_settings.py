@@ -229,6 +229,13 @@ def test_lists_of_presets_and_values(capsys: pytest.CaptureFixture[str]) -> None
     assert "temp = []  # default" in answer(capsys, "sample", "--print_hps")
 
 
+def test_help_survives_a_reader_that_has_seen_enough() -> None:
+    script = "from jukebox import settings; settings.parse('train', ['--help'])"
+    line = f'{shlex.quote(sys.executable)} -c {shlex.quote(script)} | head -1 >/dev/null; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))

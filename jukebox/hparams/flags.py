@@ -4,8 +4,8 @@ Nothing is guessed: the type comes from the key. `--name=2024_01_01` stays text,
 integer, `--bs=1.5` is an error.
 """
 
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class Kind:
             return self._chosen(value)
         if self.base is bool and isinstance(value, bool):
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             if self.base is float:
                 return float(value)
             if self.base is int and value == int(value):

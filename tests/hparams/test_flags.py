@@ -114,6 +114,8 @@ def test_python_and_toml_values() -> None:
     assert Kind(int, many=True).convert(5) == (5,)
     assert Kind(int, optional=True).convert("None") is None
     assert Kind(str).convert("None") == "None"
+    with pytest.raises(ValueError, match="a number is needed"):
+        Kind(float).convert(10**400)
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
