@@ -77,6 +77,9 @@ class DrawHps:
     top_p: tuple[_Share, ...] = key(
         (), f"draw among the likeliest codes that together reach this probability; 0 = all. {_PER_LEVEL}", example="0.9"
     )
+    min_p: tuple[_Share, ...] = key(
+        (), f"draw among codes at least this likely beside the likeliest; 0 = all. {_PER_LEVEL}", example="0.05"
+    )
     chunk_size: tuple[PositiveInt, ...] = key((), f"given codes read in one pass. {_PER_LEVEL}", unit="codes")
     max_batch_size: tuple[PositiveInt, ...] = key((), f"songs sampled together. {_PER_LEVEL}", unit="songs")
-    dtype: Literal["fp32", "bf16", "int8"] = key("fp32", "weights of the priors in memory")
+    dtype: Literal["fp32", "fp16", "bf16"] = key("fp32", "numbers that the priors compute in")
