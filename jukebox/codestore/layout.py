@@ -118,6 +118,22 @@ class Plan:
         """Time steps an item of this true length has; None when only its codec knows (windows)."""
         return None if self.window_samples else self.geometry.codes_for(level, length_samples)
 
+    def level_facts(self, level: int) -> dict[str, Any]:
+        """What details.json of a level says of the store besides its digests."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_fingerprint": self.fingerprint,
+            "level": level,
+            "hop": self.geometry.hops[level],
+            **self.geometry.to_json(),
+            "items": self.items,
+            "shards": self.shards,
+            "window_samples": self.window_samples,
+            "array": self.array(level).to_json(),
+            "compat": self.compat,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for plan.json."""
         return {
@@ -227,6 +243,30 @@ def padding_mask(window_samples: int, valid_samples: int, frames: int) -> list[i
     scale = np.float32(window_samples) / np.float32(max(1, frames))
     first = np.floor(np.arange(frames, dtype=np.float32) * scale)
     return [int(position < valid_samples) for position in first]
+
+
+OWN_KEYS = frozenset(
+    [
+        "path",
+        "relpath",
+        "timestamps",
+        "seconds_start",
+        "seconds_total",
+        "padding_mask",
+        "valid_frames",
+        "sample_rate",
+        "load_time",
+        "audio_channels",
+        "duration",
+        "start_time",
+        "end_time",
+        "length_samples",
+        "offset_samples",
+        "total_samples",
+        "npy_sha256",
+    ]
+)
+"""Keys of an item's metadata that this program computes; all others are the caller's."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,12 @@ class CodeStore:
         if unfinished:
             return cls(root, plan, _index_of_finished(root, plan), {})
         details = _read_details(root, plan)
-        digest = details[plan.levels[0]]["digests"]["index"]
+        digest = str(details[plan.levels[0]]["digests"].get("index"))
         return cls(root, plan, index.open_index(root, plan, digest), details)
+
+    def is_finished(self) -> bool:
+        """Whether details.json stands in every level kept."""
+        return all((self.plan.level_folder(self.root, level) / layout.DETAILS).exists() for level in self.levels)
 
     @property
     def geometry(self) -> Geometry:
@@ -189,15 +193,17 @@ def _read_details(root: Path, plan: Plan) -> dict[int, dict[str, Any]]:
             )
         data = layout.read_json(path)
         data = data if isinstance(data, dict) else {}
-        told = [data.get(name) for name in ("format", "version", "model_fingerprint", "level", "items", "shards")]
-        planned = [layout.FORMAT, layout.VERSION, plan.fingerprint, level, plan.items, plan.shards]
-        digests = data.get("digests")
-        if told != planned or not isinstance(digests, dict) or not isinstance(digests.get("index"), str):
-            raise StoreError(f"{path}: does not belong to {root / layout.PLAN}. Restore it or encode again.")
+        facts, digests = plan.level_facts(level), data.get("digests")
+        known = isinstance(digests, dict) and digests.get("sources") == plan.sources_sha256
+        if not known or any(data.get(name) != fact for name, fact in facts.items()):
+            raise StoreError(f"{path}: does not belong to {root / layout.PLAN}. {_RESTORE}")
         details[level] = data
-    if len({data["digests"]["index"] for data in details.values()}) > 1:
-        raise StoreError(f"{root}: its levels were finished apart; delete every details.json and run pre_encode again")
+    if len({str(data["digests"].get("index")) for data in details.values()}) > 1:
+        raise StoreError(f"{root}: its levels were not finished together. {_RESTORE}")
     return details
+
+
+_RESTORE = "Restore it, or run `codes.py verify --repair` and the same pre_encode command again."
 
 
 def _index_of_finished(root: Path, plan: Plan) -> Index:

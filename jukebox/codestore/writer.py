@@ -191,7 +191,9 @@ class StoreWriter:
             digest, levels = index.write_index(self.root, self.plan, self._rows())
             for level, path in self._details_paths().items():
                 files.fault_point("store.before_details")
-                files.publish_json(path, {**(details or {}), **self._facts(level, digest, levels[level])})
+                digests = {"index": digest, "items": levels[level], "sources": self.plan.sources_sha256}
+                facts = {**self.plan.level_facts(level), "digests": digests}
+                files.publish_json(path, {**(details or {}), **facts})
         return CodeStore.open(self.root)
 
     def _details_paths(self) -> dict[int, Path]:
@@ -200,22 +202,6 @@ class StoreWriter:
     def _rows(self) -> Iterator[index.Row]:
         for item, source in enumerate(self.sources):
             yield index.read_row(self.root, self.plan, item, source.relpath)
-
-    def _facts(self, level: int, index_sha256: str, items_sha256: str) -> dict[str, Any]:
-        plan = self.plan
-        return {
-            "format": layout.FORMAT,
-            "version": layout.VERSION,
-            "model_fingerprint": plan.fingerprint,
-            "level": level,
-            "hop": plan.geometry.hops[level],
-            **plan.geometry.to_json(),
-            "items": plan.items,
-            "shards": plan.shards,
-            "window_samples": plan.window_samples,
-            "array": plan.array(level).to_json(),
-            "digests": {"index": index_sha256, "items": items_sha256, "sources": plan.sources_sha256},
-        }
 
 
 def read_sources(root: Path, plan: Plan) -> list[Source]:

@@ -34,3 +34,9 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small stores are written here; that files reach the disk in order is tested with files.py."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
