@@ -1,8 +1,8 @@
 """Sound files in and out: the only file that knows soundfile, av, soxr.
 
-Reading: soundfile (libsndfile) for wav, flac, mp3, aiff, caf and au; av (FFmpeg) for ogg, opus, m4a, aac, video containers
-and whatever has more than two channels, since only av tells which channel is which. (libsndfile reads ogg too, but its
-seeks into the last page of files that FFmpeg wrote land 52 samples off: measured.) The first bytes of a file decide, never its name; FFmpeg gets our own open file and the one demuxer that fits, so playlists and protocols are never followed.
+Reading: soundfile (libsndfile) for wav, flac, ogg, mp3, aiff, caf and au; av (FFmpeg) for m4a, aac, opus, video containers
+and whatever has more than two channels, since only av tells which channel is which. The first bytes of a file decide,
+never its name; FFmpeg gets our own open file and the one demuxer that fits, so playlists and protocols are never followed.
 
 Every offset is exact to the sample, at the rate asked for. FFmpeg seeks land early, so we cut by time stamps, after a run-up
 that the decoder needs to settle; where time stamps are coarser than a sample (Matroska) we decode from the beginning.
@@ -20,7 +20,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -35,6 +35,7 @@ import soundfile
 import soxr
 
 from jukebox import files
+from jukebox.audio import xiph
 from jukebox.audio.id3 import id3_tag
 from jukebox.errors import DataError
 
@@ -227,8 +228,8 @@ _DEMUXER = {
     "wav": "wav", "w64": "w64", "aiff": "aiff", "flac": "flac", "ogg": "ogg", "opus": "ogg", "mp3": "mp3", "caf": "caf",
     "au": "au", "aac": "aac", "mp4": "mov", "matroska": "matroska", "asf": "asf", "avi": "avi", "flv": "flv", "ts": "mpegts",
 }  # fmt: skip
-_BY_SOUNDFILE = {"wav", "w64", "aiff", "flac", "mp3", "caf", "au"}
-_DECLARES_TRULY = _BY_SOUNDFILE | {"ogg", "opus", "mp4", "matroska"}  # the rest estimate their length from the bit rate
+_BY_SOUNDFILE = {"wav", "w64", "aiff", "flac", "ogg", "mp3", "caf", "au"}
+_DECLARES_TRULY = _BY_SOUNDFILE | {"opus", "mp4", "matroska"}  # the rest estimate their length from the bit rate
 _DRM = {"drms", "enca", "aavd"}  # sample entries of encrypted MP4 audio: FairPlay, Common Encryption, Audible
 
 
@@ -307,22 +308,27 @@ class _Source(Protocol):
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[_Source]:
     """The file as a source, every fault of the decoders as an AudioError."""
-    with _file(path) as (file, kind):
+    with _file(path) as (file, kind), ExitStack() as stack:
         try:
-            if kind in _BY_SOUNDFILE:
-                try:
-                    with _SoundFileSource(path, file, kind) as source:
-                        if source.channels <= 2 or source.channels > 8:
-                            yield _checked(source)
-                            return
-                except soundfile.LibsndfileError:
-                    if kind == "mp3":  # av would guess at garbage here
-                        raise
-                file.seek(0)
-            with _container(path, file, kind) as container:
-                yield _checked(_AvSource(path, file, container, kind))
+            yield _checked(_source(path, file, kind, stack))
         except (soundfile.LibsndfileError, av.FFmpegError) as error:
             raise AudioError(path, f"cannot be decoded as {kind} ({_first_line(error)})") from None
+
+
+def _source(path: str | os.PathLike[str], file: IO[bytes], kind: str, stack: ExitStack) -> _Source:
+    """The decoder for a file; what `stack` holds must be left when it is no longer used."""
+    if kind in _BY_SOUNDFILE:
+        try:
+            source = stack.enter_context(_SoundFileSource(path, file, kind))
+        except soundfile.LibsndfileError:
+            if kind == "mp3":  # FFmpeg would guess at garbage here; a wav may hold a codec that it alone knows
+                raise
+        else:
+            # More channels: av knows which is which. No frames: a wav whose length was left 0 while it was streamed.
+            if (source.channels <= 2 or source.channels > 8) and source.declared_samples:
+                return source
+        file.seek(0)
+    return _AvSource(path, file, stack.enter_context(_container(path, file, kind)), kind)
 
 
 def _first_line(error: Exception) -> str:
@@ -356,7 +362,7 @@ class _SoundFileSource:
     layout: tuple[str, ...] = ()
 
     def __init__(self, path: str | os.PathLike[str], file: IO[bytes], kind: str) -> None:
-        self.path, self.format = path, kind
+        self.path, self.format, self._file = path, kind, file
         self._sound = soundfile.SoundFile(file)
         self.sr_hz, self.channels = self._sound.samplerate, self._sound.channels
         self.declared_samples = self._sound.frames
@@ -369,30 +375,27 @@ class _SoundFileSource:
 
     def blocks(self, start: int) -> Iterator[Audio]:
         if start:
-            self._sound.seek(min(start, self._sound.frames))
+            self._seek(min(start, self._sound.frames))
         while len(block := self._sound.read(_BLOCK, dtype="float32", always_2d=True)):
             yield block
 
+    def _seek(self, start: int) -> None:
+        """libsndfile 1.2 seeks exactly, but for the last page of an Ogg file, where it may be off by what encoding padded."""
+        lead = 0
+        if self.format == "ogg":
+            before = xiph.last_page_start(self._file)
+            lead = max(0, start - before + 1) if start >= before else 0
+        self._sound.seek(max(0, start - lead))
+        self._sound.read(min(lead, start), dtype="float32")
+
     def missing(self) -> str:
-        """Says what libsndfile passes over silently: wav and aiff data cut short."""
+        """Says what libsndfile passes over silently: wav and aiff data cut short, and the like of Ogg."""
         for told, there in re.findall(
             r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", self._sound.extra_info, re.M
         ):
             if int(there) < int(told) < 0xFFFF_0000:  # streams write 0 or 0xFFFFFFFF for "until the end"
                 return f"cut short: {there} of {told} bytes of sound are there"
-        return ""
-
-
-def _cut_ogg(file: IO[bytes]) -> str:
-    """Says so if the last page of an Ogg file reaches beyond the file's end (RFC 3533, section 6)."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - (1 << 17)))  # a page has at most 65,307 bytes
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    header = tail[page : page + 27]
-    lacing = tail[page + 27 : page + 27 + header[26]] if len(header) == 27 else b""
-    whole = len(header) == 27 and len(lacing) == header[26] and page + 27 + len(lacing) + sum(lacing) <= len(tail)
-    return "" if page < 0 or whole else "cut short: its last Ogg page is not complete"
+        return _cut_ogg(self._file, self.format)
 
 
 @contextmanager
@@ -462,7 +465,12 @@ class _AvSource:
         raise AudioError(self.path, f"cannot be positioned at sample {start}")
 
     def missing(self) -> str:
-        return _cut_ogg(self._file) if self.format in ("ogg", "opus") else ""
+        return _cut_ogg(self._file, self.format)
+
+
+def _cut_ogg(file: IO[bytes], kind: str) -> str:
+    cut = kind in ("ogg", "opus") and xiph.cut_short(file)
+    return "cut short: its last Ogg page is not complete" if cut else ""
 
 
 def _as_float(frame: Any) -> Audio:
@@ -616,9 +624,9 @@ def write(
     said = {key.lower(): value for key, value in (tags or {}).items() if value}
     if suffix in _PCM:
         data = _pcm_file(samples, sr_hz, _PCM[suffix], said)
-        data = _retagged(data, "flac", said) if suffix == ".flac" and said else data
+        data = xiph.tagged_flac(data, said) if suffix == ".flac" else data
     elif suffix == ".ogg":
-        data = _retagged(_vorbis_file(samples, sr_hz), "ogg", said)
+        data = xiph.tagged_vorbis(_vorbis_file(samples, sr_hz), said)
     elif suffix in _ENCODERS:
         data = _encoded(samples, sr_hz, suffix, said)
     else:
@@ -647,22 +655,6 @@ def _vorbis_file(samples: Audio, sr_hz: int) -> bytes:
     with soundfile.SoundFile(buffer, "w", sr_hz, samples.shape[1], "VORBIS", format="OGG") as sound:
         for begin in range(0, len(samples), _BLOCK):  # libsndfile 1.2 overflows its stack on long single writes
             sound.write(samples[begin : begin + _BLOCK])
-    return buffer.getvalue()
-
-
-def _retagged(data: bytes, muxer: str, tags: Mapping[str, str]) -> bytes:
-    """The same packets in a new container with all tags; in Ogg also a fixed serial number, so equal sound is equal bytes."""
-    buffer = io.BytesIO()
-    with (
-        av.open(io.BytesIO(data), "r", format=muxer) as source,
-        av.open(buffer, "w", format=muxer, options={"fflags": "+bitexact"}) as target,
-    ):
-        stream = target.add_stream_from_template(source.streams.audio[0])
-        (stream if muxer == "ogg" else target).metadata.update(tags)
-        for packet in source.demux(source.streams.audio[0]):
-            if packet.dts is not None:  # the empty packet that marks the end
-                packet.stream = stream
-                target.mux(packet)
     return buffer.getvalue()
 
 
