@@ -149,6 +149,29 @@ def publish_json(path: PathLike, value: Any, indent: int | None = None) -> None:
     publish_bytes(path, data + b"\n")
 
 
+class Appender:
+    """A file that grows by whole records: one that does not fit on the disk leaves no trace, and later ones may fit."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._size_bytes = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def append(self, record: bytes) -> None:
+        """Add a record at once, unbuffered; raises OSError, with the file as before."""
+        try:
+            written = 0
+            while written < len(record):
+                written += os.pwrite(self._descriptor, record[written:], self._size_bytes + written)
+        except OSError:
+            os.ftruncate(self._descriptor, self._size_bytes)
+            raise
+        self._size_bytes += len(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
 def link_or_copy(source: PathLike, target: PathLike) -> None:
     """Make `target` another name of `source`, at one stroke: a hard link, or a copy where there are none (exFAT, SMB).
 
