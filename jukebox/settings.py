@@ -25,6 +25,7 @@ from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHp
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
+from jukebox.weights.hps import FetchHps
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,13 @@ PROGRAMS = {
             "Makes songs with known artist, genre, lyrics and character times, to train on and to measure with.",
             "python jukebox/make_corpus.py --out=corpus --songs=32 --seed=0",
             (CorpusHps,),
+        ),
+        Program(
+            "fetch",
+            "Fetches the files of a published model, which are for non-commercial use only.",
+            "python jukebox/fetch.py 1b_lyrics",
+            (FetchHps,),
+            words=("model",),
         ),
     )
 }

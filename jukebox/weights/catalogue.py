@@ -1,0 +1,112 @@
+"""Which files a published model is made of, where they are offered, and where they are kept here."""
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jukebox.errors import DataError, UsageError
+from jukebox.files import inside, printable
+from jukebox.hparams import presets
+
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file to fetch: what it is, its address, and its place here."""
+
+    what: str
+    url: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The files of one model set, and the terms they come under."""
+
+    model: str
+    licence: str
+    remotes: tuple[Remote, ...]
+
+
+def cache_folder(cache: str = "") -> Path:
+    """Where fetched files are kept: as asked, else the variable JUKEBOX_CACHE, else ~/.cache as ever."""
+    return Path(cache or os.environ.get("JUKEBOX_CACHE") or "~/.cache").expanduser()
+
+
+def local_path(url: str, cache: str = "") -> Path:
+    """The place of a published address here: the cache folder and the path of the address."""
+    return inside(cache_folder(cache), urlsplit(url).path.lstrip("/"))
+
+
+def ids_folder(cache: str = "") -> Path:
+    """Where fetched id tables are kept."""
+    return cache_folder(cache) / "jukebox" / "ids"
+
+
+def catalogue(model: str, cache: str = "") -> Catalogue:
+    """The published files of a model set: nets, and the id tables they were trained with.
+
+    Raises UsageError when there is no such set or none of its files is published.
+    """
+    path, table = _model_set(model)
+    remotes = [
+        Remote(f"prior of level {level}" if level is not None else "VQ-VAE", url, local_path(url, cache))
+        for level, part in [(None, table.get("vqvae", {})), *enumerate(table.get("priors", []))]
+        for url in [str(part.get("checkpoint", ""))]
+        if "://" in url
+    ]
+    for url in table.get("ids", []):
+        remotes.append(Remote("id table", str(url), ids_folder(cache) / urlsplit(url).path.rpartition("/")[2]))
+    if not remotes:
+        raise UsageError(f"{path}: none of its files is published; nothing to fetch.")
+    return Catalogue(model, str(table.get("licence", "")), tuple(remotes))
+
+
+def hub_folder(model: str, cache: str = "") -> tuple[str, Path]:
+    """The address of the Hugging Face repository of a model set and the folder it is kept in. Raises UsageError."""
+    path, table = _model_set(model)
+    repository = str(table.get("huggingface", ""))
+    if not repository:
+        raise UsageError(f"{path} names no Hugging Face repository; leave out --source.")
+    place = inside(cache_folder(cache), f"jukebox/huggingface/{repository}")
+    return f"{HUB}/{repository}/resolve/main", place
+
+
+def hub_shards(index: Path) -> list[str]:
+    """The files that an index of shards names, plain names only. Raises DataError."""
+    try:
+        names = sorted(
+            {str(name) for name in dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"]).values()}
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{index}: not an index of shards; remove it and fetch again") from None
+    for name in names:
+        inside(index.parent, name)
+        if "/" in name:
+            raise DataError(f"{index}: {printable(name)!r} is not a plain file name")
+    return names
+
+
+def mirrored(url: str, mirror: str) -> str:
+    """The address of the same file at a mirror: its path below the mirror's address or folder."""
+    if not mirror:
+        return url
+    base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
+    return base.rstrip("/") + urlsplit(url).path
+
+
+def _model_set(model: str) -> tuple[Path, dict[str, Any]]:
+    path = presets.find_model_set(model) or (Path(model) if model.endswith(".toml") else None)
+    if path is None:
+        raise UsageError(
+            f"--model={printable(model)}: there is no such model set; known: {', '.join(presets.model_sets())}."
+        )
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable model set: {error}") from None
