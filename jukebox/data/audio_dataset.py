@@ -18,6 +18,7 @@ import numpy as np
 
 from jukebox.audio import io
 from jukebox.data.admission import MAX_PEAK, Entry, Index
+from jukebox.data.split import held_out, random_numbers
 from jukebox.errors import DataError
 from jukebox.files import printable
 from jukebox.labels.song import SongMeta
@@ -60,11 +61,6 @@ def duration_range(
     """Files kept are those of min <= seconds < max: by default from the whole second that holds one chunk (spec 8.1)."""
     shortest = ceil(length / sr_hz) if min_duration is None else max(min_duration, length / sr_hz)
     return shortest, float("inf") if max_duration is None else max_duration
-
-
-def random_numbers(seed: int, draw: int, item: int, stream: int) -> np.random.Generator:
-    """Random numbers that belong to one item in one draw (epoch), whatever process asks for them (Philox, a counter)."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, stream], counter=[0, 0, item, draw]))
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -264,21 +260,7 @@ class AudioDataset:
 
 
 def _part_of_files(files: list[_File], length: int, part: str, train_share: float, seed: int) -> list[_File]:
-    """The files of one part. Test takes, in an order shuffled by (seed, name), each file that brings its share nearer."""
     if part == "all":
         return files
-    chunks = {file.entry.file: file.length_samples // length for file in files}
-    wanted = sum(chunks.values()) * (1 - train_share)
-    test: set[str] = set()
-    have = 0
-    for name in sorted(chunks, key=lambda name: _lot(seed, name)):
-        if abs(have + chunks[name] - wanted) < abs(have - wanted) and len(test) < len(files) - 1:
-            test.add(name)
-            have += chunks[name]
-    if not test and wanted > 0 and len(files) > 1:
-        test.add(min(chunks, key=lambda name: (chunks[name], _lot(seed, name))))
+    test = held_out({file.entry.file: file.length_samples // length for file in files}, train_share, seed)
     return [file for file in files if (file.entry.file in test) == (part == "test")]
-
-
-def _lot(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()

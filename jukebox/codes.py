@@ -1,0 +1,20 @@
+"""Checks, shows, cuts, joins and plays stores of codes: `python jukebox/codes.py verify STORE`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jukebox.parallel.launch import guard
+
+
+def main() -> int:
+    """Run as a console script or by path."""
+    from jukebox.encoding.store_commands import main
+
+    return main()
+
+
+if __name__ == "__main__":
+    guard(main)
