@@ -48,11 +48,10 @@ def read(path: Path | str, *, hps_hint: Mapping[str, Any] | None = None) -> Chec
     `hps_hint` stands in for the hyperparameters of a file that carries none (a preset's, for published files).
     Raises CheckpointError when the file is damaged, is no checkpoint, or holds more than tensors, numbers and text.
     """
-    path = locate(path)
-    tree = restricted.load(path)
+    path = Path(path)
+    path, tree = _newest(path) if path.is_dir() else (path, _verified(path))
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: not a checkpoint: holds a {type(tree).__name__} instead of a dictionary")
-    _verify(path, tree)
     model = tree.get("model") if "model" in tree else tree  # weights alone are a checkpoint too
     if not isinstance(model, dict) or not model or not all(isinstance(t, Tensor) for t in model.values()):
         raise CheckpointError(f"{path}: not a checkpoint: no tensors under the key `model`")
@@ -68,41 +67,40 @@ def read(path: Path | str, *, hps_hint: Mapping[str, Any] | None = None) -> Chec
     )
 
 
-def locate(path: Path | str) -> Path:
-    """The checkpoint file meant by a file or a run folder; raises CheckpointError where there is none."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    found = latest_valid(path)
-    if found is None:
-        raise CheckpointError(
-            f"{path}: this folder has no checkpoint_*.pth.tar; name a checkpoint file or a run folder"
-        )
-    return found
-
-
 def latest_valid(folder: Path | str) -> Path | None:
     """The file of the highest step that can be read, or None where there is no checkpoint at all.
 
     A damaged one is reported and the one before it taken. Raises CheckpointError when there are checkpoints but all
     are damaged: starting anew would in the end delete them.
     """
-    folder = Path(folder)
-    candidates = [file for _, file in reversed(_step_files(folder))]
-    if (folder / LATEST).exists():
-        candidates.append(folder / LATEST)
+    return _newest(Path(folder))[0] if _candidates(Path(folder)) else None
+
+
+def locate(path: Path | str) -> Path:
+    """The checkpoint file meant by a file or a run folder; raises CheckpointError where a folder has none."""
+    path = Path(path)
+    return _newest(path)[0] if path.is_dir() else path
+
+
+def _newest(folder: Path) -> tuple[Path, Any]:
+    """The best file of a run folder and its contents. Raises CheckpointError."""
+    candidates = _candidates(folder)
     for file in candidates:
         try:
-            _verify(file, restricted.load(file))
+            return file, _verified(file)
         except CheckpointError as error:
             log.warning("damaged checkpoint, falling back to the one before it: %s", error)
-        else:
-            return file
     if candidates:
         raise CheckpointError(
             f"{folder}: none of the {len(candidates)} checkpoints can be read; move them away or restore one"
         )
-    return None
+    raise CheckpointError(f"{folder}: this folder has no checkpoint_*.pth.tar; name a checkpoint file or a run folder")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """What may be read, best first. Published programs left only `latest`."""
+    latest = folder / LATEST
+    return [file for _, file in reversed(_step_files(folder))] + ([latest] if latest.exists() else [])
 
 
 def _step_files(folder: Path) -> list[tuple[int, Path]]:
@@ -117,8 +115,12 @@ def _manifest(file: Path) -> Path:
     return file.with_name(file.name + ".sha256")
 
 
-def _verify(path: Path, tree: Any) -> None:
-    """Compare the digests inside the file and beside it; files of others have none. Raises CheckpointError."""
+def _verified(path: Path) -> Any:
+    """The contents of a file whose digests, inside it and beside it, match; files of others have none.
+
+    Raises CheckpointError.
+    """
+    tree = restricted.load(path)
     ours = tree.get("jukebox") if isinstance(tree, dict) else None
     if isinstance(ours, dict) and isinstance(ours.get("crc32"), dict):
         if ours.get("format") != FORMAT:
@@ -139,6 +141,7 @@ def _verify(path: Path, tree: Any) -> None:
             raise CheckpointError(
                 f"{path}: damaged: expected SHA-256 {expected_sha[:12]}..., found {found_sha[:12]}..."
             )
+    return tree
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -182,7 +185,7 @@ def write(
 
     sha = files.publish(file, save, digest=True)
     files.publish_text(_manifest(file), f"{sha}  {file.name}\n")
-    _verify(file, restricted.load(file))
+    _verified(file)
     files.fault_point("checkpoint.between_step_and_latest")
     files.link_or_copy(file, folder / LATEST)
     _prune(folder, step, keep)
@@ -203,7 +206,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 def _good(file: Path) -> bool:
     try:
-        _verify(file, restricted.load(file))
+        _verified(file)
     except CheckpointError:
         return False
     return True
