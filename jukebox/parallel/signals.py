@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from typing import cast
 
 from jukebox.parallel.way_out import leave, say
 from jukebox.parallel.world import job, world
@@ -53,8 +54,21 @@ def _read(reader: int) -> None:
             leave(stop_code(), wait_sec=0)
 
 
-def _forget_in_child() -> None:
-    """A forked loader worker must not answer for the run: not to signals, not by ending it."""
+# A forked loader worker must not answer for the run: not to signals, not by ending it. It shares the wakeup pipe, so
+# signals wait until it has let go of it.
+
+_masks: list[set[signal.Signals]] = []  # of forks under way; a list, because threads may fork too
+
+
+def _before_fork() -> None:
+    _masks.append(cast(set[signal.Signals], signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)))
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _after_fork_in_child() -> None:
     if job.signals_watched:
         signal.set_wakeup_fd(-1)
         for number in _STOP_SIGNALS:
@@ -63,7 +77,8 @@ def _forget_in_child() -> None:
     if job.guarded:
         threading.excepthook = threading.__excepthook__
     job.renew()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

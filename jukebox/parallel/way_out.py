@@ -7,6 +7,7 @@ together, or MPI_Abort ends them all. SIGKILL needs no help of ours.
 
 import faulthandler
 import os
+import select
 import signal
 import socket
 import sys
@@ -80,7 +81,7 @@ def _fail(error: BaseException) -> NoReturn:
     if isinstance(error, UserError):
         _write_report(error)
         leave(error.exit_code, _MEETING_SEC, str(error))
-    if isinstance(error, BrokenPipeError) and not _has_reader():
+    if isinstance(error, BrokenPipeError) and _reader_is_gone():
         leave(141, 0)  # `| head` has seen enough
     comm = job.comm if isinstance(job.comm, DistComm) else None
     if comm is not None and isinstance(error, PeerLost):
@@ -149,13 +150,15 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def _has_reader() -> bool:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush shall not complain
-        return False
-    return True
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that no one reads any more; if so it leads nowhere from now on."""
+    with suppress(OSError, ValueError, AttributeError):  # no stdout, or no poll on this system
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return False
 
 
 def _report_path(rank: int) -> Path:

@@ -1,0 +1,51 @@
+"""What all tests share: one thread, the root of the repository, programs run under a real mpiexec."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes in
+
+ROOT = Path(__file__).parent.parent
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a program left: exit code, stdout, stderr, and how long all its processes took to end."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def jukebox_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def run_mpi() -> Callable[..., Ran]:
+    """`run_mpi(n, args)`: `python args...` as n processes of one mpiexec, or plainly with n = 0."""
+
+    def run(n: int, args: Sequence[object], timeout: float = 60, env: Mapping[str, str] | None = None) -> Ran:
+        if n and not MPIEXEC:
+            pytest.skip("no mpiexec here")
+        command = [*([MPIEXEC, "-n", str(n)] if n else []), sys.executable, *map(str, args)]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        began = time.monotonic()
+        done = subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        )
+        return Ran(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+    return run
