@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from jukebox.audio import io
-from jukebox.data.audio_dataset import AudioDataset, AudioItem, ChunkRequest, random_numbers, read_chunk
+from jukebox.data.audio_dataset import AudioDataset, AudioItem, ChunkRequest, read_chunk
+from jukebox.data.split import random_numbers
 from jukebox.data.workers import Workers
 from jukebox.errors import DataError, UserError
 from jukebox.files import printable
@@ -46,6 +47,11 @@ class Order:
         """(index, draw) of a position; a draw is an epoch, or a lap in it where a batch holds items twice."""
         lap, place = divmod(position, self.n_items)
         return int(self._permutation(epoch, lap)[place]), epoch * self._laps + lap
+
+    def from_position(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
+        """(index, draw) of a position and of all that could take its place, in turn."""
+        for skip in range(self.n_items):
+            yield self.item(epoch, position + skip)
 
     def _permutation(self, epoch: int, lap: int) -> npt.NDArray[np.int64]:
         if not self.shuffle:
@@ -143,7 +149,7 @@ def batches(
         step = start_step
         while True:
             for epoch, position in order.positions(step, comm_rank, comm_size):
-                yield (order.item(epoch, position + skip) for skip in range(order.n_items))
+                yield order.from_position(epoch, position)
             step += 1
 
     items = _read_in_order(dataset, slots(), bad, workers, max(bs, 2 * workers), timeout_sec, read)

@@ -21,6 +21,8 @@ from jukebox.errors import DataError, UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_START_SEC = 120.0  # on a machine under load, a process may take long to import what it needs
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,7 @@ class _Worker:
     process: Any
     pipe: Connection
     ticket: int | None = None
+    ready: bool = False  # False while it starts
     started_sec: float = 0.0
 
 
@@ -89,17 +92,22 @@ class Workers(Generic[Task, Result]):
             self._assign()
             busy = {worker.pipe: worker for worker in self._workers if worker.ticket is not None}
             assert busy, "nothing was submitted"
-            oldest = min(busy.values(), key=lambda worker: worker.started_sec)
-            patience_sec = oldest.started_sec + self._timeout_sec - time.monotonic()
+            oldest = min(busy.values(), key=self._deadline_sec)
+            patience_sec = self._deadline_sec(oldest) - time.monotonic()
             ready = wait(list(busy), timeout=max(0.0, patience_sec))
             if not ready and patience_sec <= 0:
                 assert oldest.ticket is not None
+                if not oldest.ready:
+                    raise RuntimeError(f"a worker process did not start within {_START_SEC:g} s")
                 name = self._describe(self._running[oldest.ticket])
                 raise DataError(f"{name}: not read within {self._timeout_sec:g} s. Is its disk or network alive?")
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 self._collect(busy[pipe])
         return self._answers.popleft()
+
+    def _deadline_sec(self, worker: _Worker) -> float:
+        return worker.started_sec + (self._timeout_sec if worker.ready else _START_SEC)
 
     def _assign(self) -> None:
         """Gives waiting tasks to idle workers, starting new ones up to `count`."""
@@ -120,15 +128,22 @@ class Workers(Generic[Task, Result]):
 
     def _collect(self, worker: _Worker) -> None:
         assert worker.ticket is not None
-        ticket, task = worker.ticket, self._running.pop(worker.ticket)
+        ticket, task = worker.ticket, self._running[worker.ticket]
         try:
             answer, fault = worker.pipe.recv()
         except (EOFError, OSError):
             code = self._drop(worker)
+            if not worker.ready:
+                raise RuntimeError(f"a worker process could not start (exit code {code})") from None
+            del self._running[ticket]
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             log.warning("a worker process died (%s) on %s; a new one takes its place", how, self._describe(task))
             self._answers.append((ticket, WorkerDied(f"the process that read it died ({how})")))
             return
+        if not worker.ready:
+            worker.ready, worker.started_sec = True, time.monotonic()
+            return
+        del self._running[ticket]
         if fault:
             raise RuntimeError(f"a worker process failed on {self._describe(task)}:\n{fault}")
         worker.ticket = None
@@ -158,6 +173,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which then ends us
         signal.signal(number, signal.SIG_IGN)
     try:
+        pipe.send((None, ""))  # ready: from here on the time of a task counts
         while True:
             task = pipe.recv()
             try:
