@@ -24,6 +24,12 @@
     return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
   }
 
+  /** The first word of all labels when they share it and have more to say, else "". */
+  function commonWord(labels) {
+    const first = labels[0].split(" ")[0];
+    return labels.length > 1 && labels.every((label) => label.startsWith(`${first} `)) ? first : "";
+  }
+
   function setPlayButton(button, playing, title) {
     find(button, "use").setAttribute("href", playing ? SVG_LINK.pause : SVG_LINK.play);
     button.setAttribute("aria-label", `${playing ? "Pause" : "Play"} ${title}`);
@@ -115,8 +121,11 @@
       this.trouble = find(player, ".trouble");
       this.pinButtons = [...player.querySelectorAll(".pin")];
       const levels = find(player, ".levels");
+      const prefix = commonWord(this.takes.map(({ label }) => label)); // "Level 2", "Level 1": the word stands once
+      if (prefix) levels.append(make("span", "", prefix));
       this.levelButtons = this.takes.map((take, k) => {
-        const button = make("button", "", take.label);
+        const button = make("button", "", take.label.slice(prefix.length).trim());
+        button.setAttribute("aria-label", take.label);
         button.addEventListener("click", () => this.choose(k));
         levels.append(button);
         return button;
@@ -245,7 +254,7 @@
       }
       const [from, to] = this.loop;
       this.loopButton.textContent =
-        to !== undefined ? `Loop ${clock(from)}–${clock(to)}` : from !== undefined ? `Loop ${clock(from)} to …` : "Loop";
+        to !== undefined ? `Loop ${clock(from)}–${clock(to)}` : from !== undefined ? `Loop ${clock(from)}–…` : "Loop";
       this.loopButton.setAttribute("aria-pressed", String(to !== undefined));
       for (const { figure, of } of this.figures) figure.hidden = of !== null && of !== this.take;
       this.rows.forEach((row, k) => { row.hidden = this.takes[k] !== this.take; });
@@ -652,6 +661,9 @@
       readColours();
       for (const song of songs) if (song.built) song.draw();
     });
+  }
+  if (location.protocol === "file:") { // there a browser opens the link in place of saving: not in place of the page
+    for (const link of document.querySelectorAll("a[download]:not([href^='data:'])")) link.target = "_blank";
   }
   let opened = [];
   addEventListener("beforeprint", () => {
