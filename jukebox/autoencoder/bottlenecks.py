@@ -292,16 +292,22 @@ class DACRVQVAE(DACRVQ):
         return latents, {"kl": kl, **info}
 
 
+class _Projections(nn.Module):
+    """Linear maps between latents and grid where their widths differ, under the published names."""
+
+    def __init__(self, dim: int, inner: int, bias: bool) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(dim, inner, bias) if dim != inner else nn.Identity()
+        self.project_out = nn.Linear(inner, dim, bias) if dim != inner else nn.Identity()
+
+
 class FSQBottleneck(DiscreteBottleneck):
     def __init__(self, args: C.FSQArgs) -> None:
         super().__init__()
         self.args = args
         inner = len(args.levels) * args.num_codebooks
         dim = args.dim or inner
-        self.quantizer = nn.Module()  # holds the projections under the published name
-        project = dim != inner
-        self.quantizer.project_in = nn.Linear(dim, inner, args.projection_has_bias) if project else nn.Identity()
-        self.quantizer.project_out = nn.Linear(inner, dim, args.projection_has_bias) if project else nn.Identity()
+        self.quantizer = _Projections(dim, inner, args.projection_has_bias)
         self.grid = FSQ(args.levels)
         self.num_quantizers = args.num_codebooks
         self.codebook_size = int(self.grid.levels.prod())

@@ -1,6 +1,7 @@
 """Filter banks made from their definitions: biorthogonal wavelets, pseudo-QMF banks, windowed-sinc resampling."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def wavelet_lowpass(name: str) -> tuple[Taps, Taps]:
     return _from_zeros(decomp_order, np.delete(roots, mine)), _from_zeros(recon_order, roots[mine])
 
 
-def _from_zeros(order: int, roots: NDArray[np.complex128]) -> Taps:
+def _from_zeros(order: int, roots: NDArray[Any]) -> Taps:
     taps = np.ones(1, dtype=np.complex128)
     for _ in range(order):
         taps = np.convolve(taps, [0.5, 0.5])
@@ -101,4 +102,4 @@ def sinc_resample(x: Tensor, kernel: Tensor, half: int, down: int) -> Tensor:
     length = -(-x.shape[-1] * kernel.shape[0] // down)
     padded = F.pad(x.flatten(0, 1)[:, None], (half, half + down))
     phases = F.conv1d(padded, kernel.to(x.dtype), stride=down)  # (B C, 1, T) -> (B C, up, T')
-    return phases.mT.flatten(1).unflatten(0, x.shape[:2])[..., :length]
+    return phases.mT.reshape(*x.shape[:2], -1)[..., :length]

@@ -31,7 +31,8 @@ class WeightNorm(nn.Module):
 
 
 def _length(v: Tensor) -> Tensor:
-    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
+    length: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return length.view(-1, *[1] * (v.ndim - 1))
 
 
 class WNConv1d(WeightNorm):

@@ -29,7 +29,7 @@ from jukebox.autoencoder.config import (
 )
 from jukebox.autoencoder.dac import DACDecoder, DACEncoder
 from jukebox.autoencoder.oobleck import OobleckDecoder, OobleckEncoder
-from jukebox.autoencoder.pretransforms import Pretransform, build_pretransform
+from jukebox.autoencoder.pretransforms import build_pretransform
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.seanet import SEANetDecoder, SEANetEncoder
 from jukebox.autoencoder.taae import TAAEDecoder, TAAEEncoder

@@ -51,35 +51,39 @@ class Wavelet(Pretransform):
         super().__init__()
         self.channels, self.levels = args.channels, args.levels
         analysis, synthesis = wavelet_kernels(args.wavelet)
-        self.half = analysis.shape[1] // 2
+        self.reach = analysis.shape[1] // 2
         self.encoder, self.decoder = _Kernel(analysis, self.channels), _Kernel(synthesis, self.channels)
 
     def encode(self, audio: Tensor, draws: Draws) -> Tensor:
         x = audio
         for _ in range(self.levels):
             low, rest = x[:, : self.channels], x[:, self.channels :]
-            low = F.pad(low, (self.half, self.half), mode="reflect")
+            low = F.pad(low, (self.reach, self.reach), mode="reflect")
             low = F.conv1d(low, self.encoder.kernel, stride=2)
             x = torch.cat([low, self._fold(rest)], dim=1)
         return x
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
-        x, pad = frames, self.half + 2
+        x, pad = frames, self.reach + 2
         for _ in range(self.levels):
             low, rest = x[:, : 2 * self.channels], x[:, 2 * self.channels :]
             pairs = low.unflatten(1, (2, self.channels)).permute(0, 2, 3, 1).flatten(2)  # (B, 2 C, F) -> (B, C, 2 F)
             pairs = F.pad(pairs, (pad, pad), mode="reflect")
             low = pairs.unflatten(2, (-1, 2)).permute(0, 3, 1, 2).flatten(1, 2)
-            low = F.conv_transpose1d(low, self.decoder.kernel, stride=2, padding=self.half)
+            low = F.conv_transpose1d(low, self.decoder.kernel, stride=2, padding=self.reach)
             x = torch.cat([low[..., pad - 1 : -pad], self._unfold(rest)], dim=1)
         return x
 
     def _fold(self, x: Tensor) -> Tensor:
         """Pairs of samples become channels: (B, (a C), (F 2)) -> (B, (a 2 C), F)."""
-        return x.unflatten(2, (-1, 2)).unflatten(1, (-1, self.channels)).permute(0, 1, 4, 2, 3).flatten(1, 3)
+        B, channels, T = x.shape
+        x = x.reshape(B, channels // self.channels, self.channels, T // 2, 2)
+        return x.permute(0, 1, 4, 2, 3).reshape(B, 2 * channels, T // 2)
 
     def _unfold(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, 2, self.channels)).permute(0, 1, 3, 4, 2).flatten(3, 4).flatten(1, 2)
+        B, channels, T = x.shape
+        x = x.reshape(B, channels // (2 * self.channels), 2, self.channels, T)
+        return x.permute(0, 1, 3, 4, 2).reshape(B, channels // 2, 2 * T)
 
 
 class Patched(Pretransform):
@@ -91,10 +95,8 @@ class Patched(Pretransform):
     def __init__(self, args: C.PatchedArgs) -> None:
         super().__init__()
         self.patch_size, self.oversampling = args.patch_size, args.oversampling
-        (up, self.up_half), (down, self.down_half) = (
-            sinc_kernel(args.oversampling, 1),
-            sinc_kernel(1, args.oversampling),
-        )
+        up, self.up_half = sinc_kernel(args.oversampling, 1)
+        down, self.down_half = sinc_kernel(1, args.oversampling)
         self.register_buffer("up", up, persistent=False)
         self.register_buffer("down", down, persistent=False)
 
@@ -102,7 +104,8 @@ class Patched(Pretransform):
         if self.oversampling > 1:
             audio = sinc_resample(audio, self.up, self.up_half, 1)
         audio = F.pad(audio, (0, -audio.shape[-1] % self.patch_size))
-        return audio.unflatten(2, (-1, self.patch_size)).mT.flatten(1, 2)
+        patches: Tensor = audio.unflatten(2, (-1, self.patch_size))  # (B, C, T) -> (B, C, F, patch)
+        return patches.mT.flatten(1, 2)
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
         audio = frames.unflatten(1, (-1, self.patch_size)).mT.flatten(2)
@@ -123,13 +126,13 @@ class PQMF(Pretransform):
         half, frames = self.bank.shape[-1] // 2, audio.shape[-1] // self.bands
         padded = F.pad(audio.flatten(0, 1)[:, None], (half, half))
         split = F.conv1d(padded, self.bank, stride=self.bands)[..., :frames]
-        return self._turn(split).unflatten(0, audio.shape[:2]).flatten(1, 2)
+        return self._turn(split).reshape(audio.shape[0], -1, frames)
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
         half, samples = self.bank.shape[-1] // 2, frames.shape[-1] * self.bands
         split = frames.unflatten(1, (-1, self.bands))
         audio = F.conv_transpose1d(self._turn(split.flatten(0, 1)), self.bank, stride=self.bands) * self.bands
-        return audio[:, 0, half : half + samples].unflatten(0, split.shape[:2])
+        return audio[:, 0, half : half + samples].reshape(frames.shape[0], -1, samples)
 
     @staticmethod
     def _turn(split: Tensor) -> Tensor:

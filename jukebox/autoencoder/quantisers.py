@@ -66,8 +66,8 @@ class _Stage(nn.Module):
 
 def _published_codebook(bins: int, width: int) -> Codebook:
     codebook = Codebook(bins, width)
-    codebook.register_state_dict_post_hook(_to_published)
-    codebook.register_load_state_dict_pre_hook(_from_published)
+    codebook.register_state_dict_post_hook(_to_published)  # type: ignore[no-untyped-call]
+    codebook.register_load_state_dict_pre_hook(_from_published)  # type: ignore[no-untyped-call]
     return codebook
 
 
@@ -274,6 +274,10 @@ class DACResidualVQ(nn.Module):
         widths = dims if isinstance(dims, tuple) else (dims,) * args.n_codebooks
         self.quantizers = nn.ModuleList(_DACStage(args.input_dim, args.codebook_size, width) for width in widths)
 
+    @property
+    def stages(self) -> list[_DACStage]:
+        return [stage for stage in self.quantizers if isinstance(stage, _DACStage)]
+
     def forward(self, x: Tensor, draws: Draws, stages: int | None = None) -> DACQuantised:
         """x [B, D, N]. In eval mode `stages` limits the codebooks; in training some items use a drawn number of them."""
         total = len(self.quantizers)
@@ -285,7 +289,7 @@ class DACResidualVQ(nn.Module):
         quantised, residual = torch.zeros_like(x), x
         commitment, codebook = x.new_zeros(()), x.new_zeros(())
         codes, projected = [], []
-        for index, stage in enumerate(self.quantizers[: None if self.training else stages]):
+        for index, stage in enumerate(self.stages[: None if self.training else stages]):
             y, c, p, commitment_loss, codebook_loss = stage(residual)
             mask = index < used
             quantised = quantised + y * mask[:, None, None]
@@ -298,7 +302,7 @@ class DACResidualVQ(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """codes [B, Q' <= Q, N] -> [B, D, N]."""
-        parts = [stage.lookup(codes[:, q]) for q, stage in enumerate(self.quantizers) if q < codes.shape[1]]
+        parts = [stage.lookup(codes[:, q]) for q, stage in enumerate(self.stages[: codes.shape[1]])]
         return torch.stack(parts).sum(0)
 
 

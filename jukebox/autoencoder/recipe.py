@@ -111,6 +111,7 @@ class TimeLossConfig(Strict):
 class _BottleneckWeights(Strict):
     kl: NonNegativeFloat = 1e-6
     mmd: NonNegativeFloat = 100.0
+    softnorm: NonNegativeFloat = 1.0
 
 
 class BottleneckLossConfig(Strict):

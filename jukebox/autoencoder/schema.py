@@ -71,7 +71,7 @@ def refused(what: str, reasons: Mapping[str, str]) -> BeforeValidator:
 
     def check(data: Any) -> Any:
         kind = data.get("type") if isinstance(data, Mapping) else None
-        if kind in reasons:
+        if isinstance(kind, str) and kind in reasons:
             raise PydanticCustomError(
                 "refused_type", "{what} type {kind} is not offered: {why}",
                 {"what": what, "kind": kind, "why": reasons[kind]},

@@ -76,10 +76,9 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, left: int, right: int) -
         return _attend_band(q, k, v, torch.arange(N, device=q.device), torch.arange(N, device=q.device), left, right)
     blocks = -(-N // block)
     reach = block + left + right
-    q = F.pad(q, (0, 0, 0, blocks * block - N)).unflatten(
-        2, (blocks, block)
-    )  # (B, H, N, h) -> (B, H, blocks, block, h)
-    k, v = (F.pad(y, (0, 0, left, right + blocks * block - N)).unfold(2, reach, block).mT for y in (k, v))
+    spare = blocks * block - N
+    q = F.pad(q, (0, 0, 0, spare)).view(B, H, blocks, block, h)
+    k, v = (F.pad(y, (0, 0, left, right + spare)).unfold(2, reach, block).mT for y in (k, v))
     queries = torch.arange(block, device=q.device)
     keys = torch.arange(reach, device=q.device) - left
     first = torch.arange(blocks, device=q.device)[:, None] * block
@@ -132,6 +131,7 @@ class Gated(nn.Module):
         self.proj = nn.Linear(width, 2 * n_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        value: Tensor
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.silu(gate)
 
