@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.audio import io
-from jukebox.corpus.synth import ALPHABET, ARTISTS, BANDS, CHIME, CODES, GENRES, PITCHES, UNIT_HZ, Genre
+from jukebox.corpus.synth import ALPHABET, ARTISTS, BAND_GAINS, BANDS, CHIME, CODES, GENRES, PITCHES, UNIT_HZ, Genre
 
 Floats = NDArray[np.float64]
 
@@ -153,8 +153,8 @@ def _characters(sound: Floats, detune: float) -> tuple[tuple[HeardCharacter, ...
     zone = power[:, (hz > 960 * detune) & (hz < 3250)].sum(axis=1) / 1.5
     beside = np.maximum(zone - bands.sum(axis=1), 0)
     loud = bands.sum(axis=1)
-    # Overtones are written with falling strength; undo that, so that all pairs look alike.
-    amplitudes = np.sqrt(np.concatenate([bands * (lines / lines[0]) ** 0.8, beside[:, None]], axis=1))
+    # High overtones are sung a little softer; undo that, so that all pairs look alike.
+    amplitudes = np.sqrt(np.concatenate([bands / np.square(BAND_GAINS), beside[:, None]], axis=1))
     agreement = amplitudes @ _TEMPLATES.T / (np.linalg.norm(amplitudes, axis=1, keepdims=True) + 1e-9)  # (N, 27)
 
     near = np.maximum(_running_max(loud, 20), 0.01 * np.quantile(loud, 0.95)) + 1e-12

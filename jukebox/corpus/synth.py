@@ -95,7 +95,7 @@ GENRES: dict[str, Genre] = {
 }
 
 _VOICE_GAIN = 0.118
-_BAND_GAIN = tuple(1.15 * (BANDS[0] / band) ** 0.4 for band in BANDS)  # beside a hum of unit power
+BAND_GAINS = tuple(1.1 * (BANDS[0] / band) ** 0.2 for band in BANDS)  # beside a hum of unit power
 _ACCOMPANIMENT_DB = -6.0  # against the voice
 _ATTACK_SEC, _RELEASE_SEC, _GAP_SEC = 0.012, 0.032, 0.032  # every note ends in a gap, so that repeated ones are heard
 _BASS_DECAY_SEC, _CHIME_DECAY_SEC, _VOICE_DECAY_SEC = 0.25, 0.07, 1.5
@@ -310,7 +310,7 @@ def _voice(
         for number, amplitude in enumerate(artist.partials, start=1):
             audio[note] += amplitude * _tone(number * PITCHES[pitch], t)
         for band in CODES[character]:
-            audio[note] += _BAND_GAIN[band] * _tone(BANDS[band], t)
+            audio[note] += BAND_GAINS[band] * _tone(BANDS[band], t)
         audio[note] *= _envelope(t - t[0], end - start)
     return _VOICE_GAIN * audio
 
@@ -345,7 +345,7 @@ def _accompaniment_gain(genre: Genre) -> float:
         elif sign == "x":
             power += _SOFT_CHIME_GAIN**2 * _CHIME_DECAY_SEC / 4
     power /= len(genre.rhythm) * genre.tick_sec
-    mean_band = float(np.mean(np.square(_BAND_GAIN)))
+    mean_band = float(np.mean(np.square(BAND_GAINS)))
     voice = _VOICE_GAIN**2 * (1 + 2 * mean_band) / 2 * 0.7  # 0.7: what gaps and decay leave of a note, on average
     return float(np.sqrt(voice / power) * 10 ** (_ACCOMPANIMENT_DB / 20))
 
