@@ -51,7 +51,12 @@ def decode_window(
 
 
 def _prefill(
-    prior: Prior, tokens: Tensor, x_cond: Tensor | None, start: Tensor | None, state: DecodeState, chunk_size: int | None
+    prior: Prior,
+    tokens: Tensor,
+    x_cond: Tensor | None,
+    start: Tensor | None,
+    state: DecodeState,
+    chunk_size: int | None,
 ) -> Tensor:
     """Hidden states up to the first token to draw; the start vector makes one position more than there are tokens."""
     net = prior.net

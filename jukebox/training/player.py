@@ -28,6 +28,11 @@ class Stepped:
     grad_norm: float
     loss_scale: float
 
+    @property
+    def log2_scale(self) -> float:
+        """`lg_loss_scale` as logged."""
+        return math.log2(self.loss_scale)
+
 
 class Player:
     """Parameters that learn together.
@@ -79,7 +84,7 @@ class Player:
             return self._skip(scale, norm)
         lr = self.lr
         self._set_lr()
-        self.optimiser.step(scale=scale * max(1.0, norm / self.clip))  # type: ignore[call-arg]
+        self.optimiser.step(scale=scale * max(1.0, norm / self.clip))  # type: ignore[call-overload]
         self._clear()
         self.steps += 1
         self.skipped = 0

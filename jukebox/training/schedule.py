@@ -28,7 +28,7 @@ class Schedule:
         warm = min(1.0, step / self.lr_warmup) if self.lr_warmup else 1.0
         factor = self.lr_scale * warm
         if not self.ends:
-            return self.lr * factor * self.lr_gamma ** (step // self.lr_decay)
+            return float(self.lr * factor * self.lr_gamma ** (step // self.lr_decay))
         decayed = min(1.0, max(0.0, step - self.lr_start_linear_decay) / self.lr_decay)
         if self.lr_use_cosine_decay:
             return self.lr * factor * 0.5 * (1.0 + math.cos(math.pi * decayed)) if decayed < 1.0 else 0.0

@@ -1,0 +1,28 @@
+"""The labeller that a prior's hyperparameters ask for."""
+
+from __future__ import annotations
+
+from jukebox.data.hps import AudioHps
+from jukebox.hparams.resolve import Resolved
+from jukebox.labels.ids import Alphabet, LabelIds
+from jukebox.labels.vector import Labeller
+from jukebox.prior.hps import LabelHps
+from jukebox.prior.model import Prior
+
+
+def build_labeller(hps: Resolved, prior: Prior, *, ids_dir: str = "", strict: bool = False) -> Labeller | None:
+    """None for an unlabelled prior. Raises HparamsError when the id tables or the alphabet do not fit the prior."""
+    label = hps.section(LabelHps)
+    if not label.labelled:
+        return None
+    version = 3 if label.labels_v3 else 2
+    ids = LabelIds.open(ids_dir, version, strict=strict)
+    genres, artists = label.y_bins
+    ids.check((genres, artists))
+    alphabet = Alphabet.open(ids_dir, version)
+    if prior.n_tokens:
+        alphabet.check(label.n_vocab)
+    return Labeller(
+        ids, alphabet, max_genre_words=label.max_bow_genre_size or 1, n_tokens=prior.n_tokens,
+        sample_length=prior.sample_length, sr_hz=hps.section(AudioHps).sr,
+    )  # fmt: skip

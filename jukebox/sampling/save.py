@@ -1,0 +1,201 @@
+"""What a sampling run leaves behind: codes after every window, and for each finished level sound, codes and the page.
+
+The folder of a run:
+
+    run.json                 what was asked, and of which model
+    progress/item_<i>.npz    codes of every level so far: the truth a restart goes on from
+    level_<l>/item_<i>.wav, data.pth.tar, index.html
+    codes/                   a store of codes of the finished levels (jukebox/codestore)
+    index.html               all levels together
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jukebox import files
+from jukebox.audio import io as audio_io
+from jukebox.codestore.layout import ItemFacts, Source
+from jukebox.codestore.writer import StoreWriter
+from jukebox.errors import DataError
+from jukebox.models.codec import Codec
+from jukebox.pages.page import Item, Page
+from jukebox.pages.render import take, write_run
+from jukebox.sampling.levels import Song
+from jukebox.sampling.modes import Given
+
+
+@dataclass
+class RunFolder:
+    """One sampling run on disk. asked: everything that decides the result, as plain JSON."""
+
+    root: Path
+    asked: Mapping[str, Any]
+
+    @property
+    def _text(self) -> str:
+        return json.dumps(self.asked, indent=1, sort_keys=True)
+
+    def is_same(self) -> bool:
+        """Whether the folder holds this very run already, which then goes on."""
+        path = self.root / "run.json"
+        return path.exists() and path.read_text(encoding="utf-8") == self._text and self._state.exists()
+
+    def begin(self) -> None:
+        """Make the folder ready. Another run found there is moved to `earlier/<n>/`, not deleted. For one process."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        files.remove_stale_temps(self.root)
+        if self.is_same():
+            return
+        self._set_aside()
+        (self.root / "progress").mkdir()
+        files.publish_text(self.root / "run.json", self._text)
+
+    @property
+    def _state(self) -> Path:
+        return self.root / "progress" / "plan.json"
+
+    def remember(self, order: Sequence[int], items: int) -> None:
+        """Record, after the given codes are saved, which levels are sampled in which order, for how many items."""
+        files.publish_json(self._state, {"levels": list(order), "items": items})
+
+    def remembered(self) -> tuple[list[int], int]:
+        """What `remember` recorded."""
+        found = json.loads(self._state.read_text(encoding="utf-8"))
+        return list(found["levels"]), int(found["items"])
+
+    def _set_aside(self) -> None:
+        old = [p for p in self.root.iterdir() if p.name not in ("earlier", "LOCK") and not p.name.startswith(".tmp-")]
+        if not old:
+            return
+        number = 1
+        while (target := self.root / "earlier" / str(number)).exists():
+            number += 1
+        target.mkdir(parents=True)
+        for path in sorted(old, key=lambda p: p.name == "run.json"):  # the name of the run goes last
+            path.rename(target / path.name)
+
+    def save(self, songs: Sequence[Song]) -> None:
+        """Publish the codes of some songs as they are now."""
+        for song in songs:
+            arrays = {f"level_{level}": codes for level, codes in song.codes.items()}
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]
+            files.publish_bytes(self._progress(song.request.item), buffer.getvalue())
+        files.fault_point("sample.after_window")
+
+    def load(self, item: int) -> Given | None:
+        """The codes an item had when the run was left, or None. Raises DataError when the file is damaged."""
+        path = self._progress(item)
+        if not path.exists():
+            return None
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+                return {int(name.removeprefix("level_")): found[name].astype(np.int64) for name in found.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is damaged ({error}). Delete it, and this item is sampled anew.") from None
+
+    def _progress(self, item: int) -> Path:
+        return self.root / "progress" / f"item_{item:04d}.npz"
+
+    def level(self, level: int) -> Path:
+        """The folder of a level."""
+        return self.root / f"level_{level}"
+
+    def decode(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> None:
+        """Write an item's sound at a level: the codes from this level alone, cut to the length asked for."""
+        folder = self.level(level)
+        folder.mkdir(exist_ok=True)
+        audio = codec.decode(song.codes[level], level)[: song.length_samples]
+        files.publish(folder / f"x_{song.request.item:04d}.npy", lambda out: np.save(out, audio))
+        audio_io.write(folder / f"item_{song.request.item}.wav", audio, codec.geometry.sr_hz, tags=dict(tags))
+
+    def sound(self, item: int, level: int) -> NDArray[np.float32]:
+        """An item's unclipped audio `[T]` at a level."""
+        found: NDArray[np.float32] = np.load(self.level(level) / f"x_{item:04d}.npy", allow_pickle=False)
+        return found
+
+    def finished(self, level: int) -> bool:
+        """Whether the exports of a level are all there."""
+        return (self.level(level) / "data.pth.tar").exists()
+
+    def export(
+        self, songs: Sequence[Song], level: int, levels: int, labels: Sequence[Mapping[str, Any]],
+        settings: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        """`data.pth.tar` of a level: zs of all levels (empty below), labels, settings, x; loads with weights_only."""
+        zs = []
+        for i in range(levels):
+            rows = [song.codes.get(i, np.zeros(0, np.int64)) for song in songs] if i >= level else []
+            shortest = min((len(row) for row in rows), default=0)
+            zs.append(
+                torch.from_numpy(np.stack([row[:shortest] for row in rows]))
+                if rows
+                else torch.zeros(len(songs), 0, dtype=torch.int64)
+            )
+        x = torch.from_numpy(np.stack([self.sound(song.request.item, level) for song in songs]))[..., None]
+        tree = {"zs": zs, "labels": list(labels), "sampling_kwargs": list(settings), "x": x}
+        files.publish(self.level(level) / "data.pth.tar", lambda out: torch.save(tree, out))
+
+    def drop_arrays(self, level: int) -> None:
+        """Remove the float copies that `export` and the page were made from."""
+        for path in self.level(level).glob("x_*.npy"):
+            path.unlink()
+
+    def store(self, songs: Sequence[Song], done: Sequence[int], codec: Codec, details: Mapping[str, Any]) -> None:
+        """Publish `codes/` anew with all finished levels."""
+        fresh, final = self.root / ".codes-new", self.root / "codes"
+        shutil.rmtree(fresh, ignore_errors=True)
+        sources = [Source(f"item_{song.request.item}", f"item_{song.request.item}") for song in songs]
+        with StoreWriter.create_or_resume(
+            fresh, codec.geometry, codec.fingerprint, sources, levels=sorted(done)
+        ) as writer:  # fmt: skip
+            for place, song in enumerate(songs):
+                facts = ItemFacts(
+                    song.length_samples, song.length_samples, audio_channels=1,
+                    extra={"song": song.request.song.to_json(), "seed": song.request.seed, "item": song.request.item},
+                )  # fmt: skip
+                padded = codec.geometry.padded_length(song.length_samples)
+                codes = {level: song.codes[level][: codec.geometry.codes_for(level, padded)] for level in done}
+                writer.add(place, codes, facts)
+            writer.finish(details)
+        shutil.rmtree(final, ignore_errors=True)
+        fresh.rename(final)
+
+    def page(
+        self, songs: Sequence[Song], done: Sequence[int], sr_hz: int, title: str, command: str,
+        settings: Mapping[str, Any], licence: str = "",
+    ) -> Path:  # fmt: skip
+        """`index.html` over all finished levels, and one inside each."""
+        items = []
+        for song in songs:
+            item, about = song.request.item, song.request.song
+            takes = []
+            for level in sorted(done, reverse=True):
+                audio = audio_io.read(self.level(level) / f"item_{item}.wav")
+                takes.append(take(level, audio, sr_hz, f"level_{level}/item_{item}.wav"))
+            items.append(
+                Item(
+                    id=item,
+                    title=about.title,
+                    artist=about.artist,
+                    genre=about.genre,
+                    lyrics=about.lyrics,
+                    seed=song.request.seed,
+                    takes=tuple(takes),
+                )  # fmt: skip
+            )
+        return write_run(
+            self.root, Page(title=title, command=command, settings=settings, items=tuple(items), licence=licence)
+        )
