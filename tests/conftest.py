@@ -33,15 +33,24 @@ def jukebox_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_mpi() -> Callable[..., Ran]:
-    """`run_mpi(n, args)`: `python args...` as n processes of one mpiexec, or plainly with n = 0."""
+def mpiexec() -> str:
+    if MPIEXEC is None:
+        pytest.skip("no mpiexec here")
+    return MPIEXEC
 
-    def run(n: int, args: Sequence[object], timeout: float = 60, env: Mapping[str, str] | None = None) -> Ran:
-        if n and not MPIEXEC:
-            pytest.skip("no mpiexec here")
-        command = [*([MPIEXEC, "-n", str(n)] if n else []), sys.executable, *map(str, args)]
+
+@pytest.fixture(scope="session")
+def run_mpi(mpiexec: str) -> Callable[..., Ran]:
+    """`run_mpi(n, args)`: `python args...` as n processes of one mpiexec, or plainly with n = 0.
+
+    `env` adds variables, or with None takes them away.
+    """
+
+    def run(n: int, args: Sequence[object], timeout: float = 60, env: Mapping[str, str | None] | None = None) -> Ran:
+        command = [*([mpiexec, "-n", str(n)] if n else []), sys.executable, *map(str, args)]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        wanted = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        variables = {name: value for name, value in wanted.items() if value is not None}
         began = time.monotonic()
         done = subprocess.run(
             command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
