@@ -22,15 +22,23 @@ class PreEncoded:
     `details` is what details.json says, None without one: another program writes it first, so it proves nothing there.
     """
 
-    def __init__(self, root: Path, paths: list[Path], details: dict[str, Any] | None) -> None:
+    def __init__(self, root: Path, paths: list[Path], details: dict[str, Any] | None, time_axis: int | None) -> None:
         self.root, self.paths, self.details = root, paths, details
+        about = (details or {}).get("array")  # only stores of ours say it
+        time_first = isinstance(about, dict) and about.get("axes") == "NQ"
+        self.time_axis = time_axis if time_axis is not None else 0 if time_first else 1
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def array(self, i: int, start: int = 0, stop: int | None = None, *, time_axis: int = 1) -> NDArray[Any]:
+    def array(self, i: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Time steps [start, stop) of item i, as stored: [D, N] latents, [Q, N] or [N, Q] codes."""
-        return read_any(self.paths[i], time_axis, start, stop)
+        return read_any(self.paths[i], self.time_axis, start, stop)
+
+    def frames(self, i: int) -> int:
+        """Time steps of item i."""
+        across = read_any(self.paths[i], 1 - self.time_axis, 0, 0)  # no values, only the shape
+        return int(across.shape[self.time_axis])
 
     def info(self, i: int) -> dict[str, Any]:
         """Metadata of item i; raises StoreError when the file beside the array is missing or not an object."""
@@ -40,25 +48,27 @@ class PreEncoded:
             raise StoreError(f"{path}: is not an object of metadata")
         return data
 
-    def valid_frames(self, i: int, time_axis: int = 1) -> int:
+    def valid_frames(self, i: int) -> int:
         """Leading time steps of item i that hold real audio: its `valid_frames`, else the ones of its mask, else all."""
+        frames = self.frames(i)
         info = self.info(i)
         valid = info.get("valid_frames")
         if isinstance(valid, int) and valid >= 0:
-            return valid
+            return min(frames, valid)
         mask = info.get("padding_mask")
         if isinstance(mask, int):  # a mask of one entry is written as a bare number
             mask = [mask]
         if not isinstance(mask, list):
-            return int(self.array(i).shape[time_axis])
-        return max((place + 1 for place, value in enumerate(mask) if value == 1), default=0)
+            return frames
+        return min(frames, max((place + 1 for place, value in enumerate(mask) if value == 1), default=0))
 
 
-def open_pre_encoded(root: Path | str, extension: str = "npy") -> PreEncoded:
+def open_pre_encoded(root: Path | str, extension: str = "npy", time_axis: int | None = None) -> PreEncoded:
     """Open a folder of arrays: the lines of its filelist.txt if there is one, else everything with this extension.
 
     A folder that another program fills has no mark of being complete; a level of our stores has (details.json with a
     format), and without it is refused when it stands inside an unfinished store.
+    `time_axis`: 0 for another program's time-first codes; None: 1, or as a store of ours says.
     Raises StoreError for an empty folder, and for a list that names files outside of it.
     """
     root = Path(root)
@@ -74,7 +84,7 @@ def open_pre_encoded(root: Path | str, extension: str = "npy") -> PreEncoded:
         paths = _scan(root, "." + extension.lstrip("."))
     if not paths:
         raise StoreError(f"{root}: holds no .{extension} files")
-    return PreEncoded(root, paths, details if isinstance(details, dict) else None)
+    return PreEncoded(root, paths, details if isinstance(details, dict) else None, time_axis)
 
 
 def _lines(path: Path) -> list[str]:
