@@ -97,10 +97,8 @@ def _frames(sound: Floats, window: int, hop: int) -> Floats:
     """(T,) -> (N, window), frame n centred at n * hop, under a Hann window of unit sum."""
     hann = np.hanning(window + 1)[:-1]
     padded = np.pad(sound, (window // 2, window))
-    frames: Floats = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop] * (
-        hann / hann.sum()
-    )
-    return frames
+    windows: Floats = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop]
+    return windows * (hann / hann.sum())
 
 
 def _spectrum(sound: Floats, window: int, hop: int) -> tuple[Floats, Floats]:
@@ -124,25 +122,20 @@ def _detune(sound: Floats) -> float:
 _BELIEVED = 0.25  # less confidence means nothing was heard; measured: the corpus from 0.92, other music up to 0.18
 
 _SILENCE = len(ALPHABET)
-_TEMPLATES = np.zeros(
-    (len(ALPHABET), len(BANDS) + 1)
-)  # unit vectors of amplitude: eight overtones, and all that stands beside
+_TEMPLATES = np.zeros((len(ALPHABET), len(BANDS) + 1))  # unit vectors: eight overtones, and all that stands beside them
 for _i, _c in enumerate(ALPHABET):
     _TEMPLATES[_i, list(CODES[_c])] = np.sqrt(0.5)
 
-_CLEAR = (
-    0.7  # agreement above which a frame speaks for a character; one overtone alone agrees by 0.71, two equal ones by 1
-)
+_CLEAR = 0.7  # a frame speaks for a pair that agrees better; one of its two overtones alone agrees by 0.71, both by 1
 _NEW_NOTE = 2.0  # what beginning a note costs, in fully loud and perfectly clear frames
 _SHORTEST = 12  # frames (96 ms): the shortest note believed
-_FAINT_DB, _LOUD_DB = (
-    -13.0,
-    -7.0,
-)  # against the loudest moment near by: below the first a frame is a gap, above the second a note
+_FAINT_DB, _LOUD_DB = -13.0, -7.0  # against the loudest moment near by: a gap below the first, a note above the second
 
 
 def _characters(sound: Floats, detune: float) -> tuple[tuple[HeardCharacter, ...], float]:
-    """The characters sung, and the share of the sound that they explain, by energy from 1 to 3.2 kHz or by time, the lesser."""
+    """The characters sung, and the share of the sound that they explain: of its energy from 1 to 3.2 kHz or of its time,
+    whichever is less.
+    """
     if not len(sound):
         return (), 0.0
     power, hz = _spectrum(sound, WINDOW, HOP)
@@ -170,11 +163,11 @@ def _characters(sound: Floats, detune: float) -> tuple[tuple[HeardCharacter, ...
         mine = np.average(agreement[first:last], axis=0, weights=weight[first:last] + 1e-9)
         others = np.delete(mine, state).max()
         clear = float(np.clip((mine[state] - others) / (1 - np.sqrt(0.5) + 0.1), 0, 1))
-        heard.append(HeardCharacter(ALPHABET[state], (first - 1) * HOP_SEC, last * HOP_SEC, round(clear, 3)))
+        heard.append(HeardCharacter(ALPHABET[state], max(0, first - 1) * HOP_SEC, last * HOP_SEC, round(clear, 3)))
         sung[first:last] = agreement[first:last, state] > 0.8
-    heard = [
-        replace(c, end_sec=n.start_sec) if n.start_sec - c.end_sec < 0.12 else c for c, n in pairwise(heard)
-    ] + heard[-1:]
+    for i, (this, following) in enumerate(pairwise(heard)):
+        if following.start_sec - this.end_sec < 0.12:  # the gap belongs to the note before it
+            heard[i] = replace(this, end_sec=following.start_sec)
     sounding = power[:, (hz > 250) & (hz < 3250)].sum(axis=1)
     sounding = np.minimum(sounding, 0.1 * np.quantile(sounding, 0.95))  # by time rather than by strength
     by_energy = float(bands[sung].sum() / (zone.sum() + 1e-12))

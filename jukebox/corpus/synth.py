@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -142,8 +142,9 @@ def song(
 ) -> Song:
     """One song; what is not asked for is drawn from the seed.
 
-    With `seconds` the song is at most that long, less than one tick shorter, and its characters share the time; with `lyrics`
-    alone it is as long as they need. Raises DataError for unknown labels or characters, and for lyrics that do not fit the time.
+    With `seconds` the song is at most that long, less than one tick shorter, and its characters share the time; with
+    `lyrics` alone it is as long as they need. Raises DataError for unknown labels or characters, and for lyrics that do
+    not fit the time.
     """
     rng = np.random.default_rng([seed, 0x50E6])
     # Everything is drawn in any case, so that asking for one thing leaves the rest of the song as it was.
@@ -156,6 +157,8 @@ def song(
     n_ticks = None
     if seconds is not None or lyrics is None:
         n_ticks = int(((seconds or drawn_seconds) - LEAD_SEC - TAIL_SEC) / style.tick_sec + 1e-9)
+        if n_ticks < 1:
+            raise DataError(f"{seconds} seconds are too short for a song; give a second or more.")
     if lyrics is None:
         assert n_ticks is not None
         lyrics = _fit_lyrics(words, round(n_ticks / np.dot(TICKS_PER_CHARACTER, _TICK_WEIGHTS)))
@@ -166,9 +169,7 @@ def song(
 
     starts = np.concatenate([[0], np.cumsum(ticks)])  # in ticks; lyrics asked for may leave an outro
     beats = LEAD_SEC + style.tick_sec * np.arange(n_ticks + 1)
-    times = tuple(
-        (round(float(beats[a]), 6), round(float(beats[b]), 6)) for a, b in zip(starts[:-1], starts[1:], strict=True)
-    )
+    times = tuple((round(float(beats[a]), 6), round(float(beats[b]), 6)) for a, b in pairwise(starts))
     hits = [i for i in range(n_ticks) if style.rhythm[i % len(style.rhythm)] != "."]
     onsets = sorted({start for start, _ in times} | {round(float(beats[i]), 6) for i in hits})
     n_samples = round((beats[-1] + TAIL_SEC) * sr_hz)

@@ -105,6 +105,7 @@ def test_ask_for_words_labels_and_length():
         ({"genre": "polka"}, "Moss Waltz"),
         ({"lyrics": "Ärger"}, "Ä"),
         ({"lyrics": "a" * 100, "seconds": 5}, "100 characters"),
+        ({"seconds": 0.3}, "too short"),
     ],
 )
 def test_what_cannot_be_sung_is_said(wrong, says):
@@ -134,7 +135,9 @@ def test_the_command_writes_all_formats_and_their_truth(tmp_path, capsys):
         info = io.probe(tmp_path / line["file"])
         assert info.sr_hz == line["sr_hz"]
         audio = io.read(tmp_path / line["file"])
-        assert len(audio) == info.length_samples == line["length_samples"]
+        assert info.length_samples == line["length_samples"]
+        tail = 1023 if line["file"].endswith("m4a") else 0  # the AAC decoder may play its last frame to the end
+        assert 0 <= len(audio) - line["length_samples"] <= tail
         assert len(line["times"]) == len(line["lyrics"])
         assert 2 - 0.4 < len(audio) / info.sr_hz <= 4
     assert {io.probe(tmp_path / line["file"]).channels for line in lines} == {1, 2}
