@@ -108,7 +108,6 @@ class ResidualVQ(nn.Module):
         if not args.kmeans_init:
             for book in books:
                 book.start(torch.empty_like(book.vectors).uniform_(-(width**-0.5), width**-0.5))
-                book.counts.zero_()
 
     @property
     def codebooks(self) -> list[Codebook]:
