@@ -201,8 +201,11 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
                 continue
             if _is(entry, os.DirEntry.is_dir):
                 waiting.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is(entry, os.DirEntry.is_file):
-                found.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                if _is(entry, os.DirEntry.is_file):
+                    found.append(entry.path)
+                else:
+                    log.warning("%s passed over: not a file that can be read", files.printable(entry.path))
     return [Path(name) for name in sorted(found)]
 
 

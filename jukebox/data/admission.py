@@ -81,7 +81,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """A file to decode; worker processes get these."""
 
     path: str
@@ -92,6 +92,27 @@ class _Candidate:
 
     def __str__(self) -> str:
         return printable(self.path)
+
+
+def examine(candidate: Candidate) -> Entry:
+    """Decodes one file from end to end and judges it; runs in a worker process."""
+    found: dict[str, Any] = {"file": candidate.file, "size_bytes": candidate.size_bytes, "mtime_ns": candidate.mtime_ns}
+    try:
+        survey = io.survey(candidate.path, max_sec=candidate.max_audio_sec)
+        info = survey.info
+        found |= {"sr_hz": info.sr_hz, "channels": info.channels, "format": info.format, "peak": survey.peak}
+        found |= {"length_samples": survey.length_samples, "tags": tags.read(candidate.path)}
+        if survey.peak > MAX_PEAK:
+            found["reason"] = f"peak {survey.peak:.3g} (full scale is 1)"
+        elif survey.peak < SILENT_PEAK:
+            found["reason"] = f"silent (peak {survey.peak:.1g})"
+    except io.AudioError as error:
+        found["reason"] = error.reason
+    try:
+        found["digest"] = _digest(candidate.path, candidate.size_bytes)
+    except OSError:
+        found["digest"] = ""
+    return Entry(**found)
 
 
 def admit(
@@ -105,7 +126,7 @@ def admit(
     workers: int = 1,
     timeout_sec: float = 300.0,
     report: str | os.PathLike[str] | None = None,
-    examine: "Callable[[_Candidate], Entry] | None" = None,
+    examine: Callable[[Candidate], Entry] = examine,
 ) -> Index:
     """Scans a folder and refuses to go on with too many bad files. Collective: every rank calls it and gets all of it.
 
@@ -121,7 +142,7 @@ def admit(
         max_audio_sec=max_audio_sec,
         workers=workers,
         timeout_sec=timeout_sec,
-        examine=examine or _examine,
+        examine=examine,
     )
     if report and index.refused and comm.rank == 0:
         write_report(index, report)
@@ -154,14 +175,14 @@ def scan(
     max_audio_sec: float = 0.0,
     workers: int = 1,
     timeout_sec: float = 300.0,
-    examine: "Callable[[_Candidate], Entry] | None" = None,
+    examine: Callable[[Candidate], Entry] = examine,
 ) -> Index:
     """The index of a folder, decoding only what changed since `cache` was written. Collective."""
     root = Path(os.path.abspath(os.fspath(folder)))
     known, todo = comm.run_first(lambda: _compared(root, Path(cache), max_audio_sec))
     progress = Progress(len(todo), "files", "scan") if todo and comm.rank == 0 else None
     mine = todo[comm.rank :: comm.size]
-    with Workers(examine or _examine, workers, timeout_sec=timeout_sec) as pool:
+    with Workers(examine, workers, timeout_sec=timeout_sec) as pool:
         left = _Answers(pool, mine)
         while True:
             rounds = comm.gather_objects((left.until(time.monotonic() + _ROUND_SEC), left.remaining))
@@ -181,7 +202,7 @@ def scan(
 class _Answers:
     """The entries of this rank's files, as they come."""
 
-    def __init__(self, pool: Workers[_Candidate, Entry], candidates: Sequence[_Candidate]) -> None:
+    def __init__(self, pool: Workers[Candidate, Entry], candidates: Sequence[Candidate]) -> None:
         self._pool, self._candidates = pool, candidates
         self._submitted = 0
         self.remaining = len(candidates)
@@ -205,29 +226,32 @@ class _Answers:
         return found
 
 
-def _compared(root: Path, cache: Path, max_audio_sec: float) -> tuple[dict[str, Entry], list[_Candidate]]:
+def _compared(root: Path, cache: Path, max_audio_sec: float) -> tuple[dict[str, Entry], list[Candidate]]:
     """Entries of the saved index that still hold, and the files to decode."""
     before = _load(cache, root)
     known: dict[str, Entry] = {}
     todo = []
     for path in io.find_audio(root):
-        name = os.path.relpath(path, root)
+        name = os.fspath(path).removeprefix(os.fspath(root)).lstrip(os.sep)
         try:
             state = path.stat()
         except OSError as error:
             known[name] = Entry(name, 0, 0, reason=f"cannot be opened ({error.strerror})")
             continue
         entry = before.get(name)
-        if entry and entry.size_bytes == state.st_size and _same(entry, path, state.st_mtime_ns):
+        if entry and entry.size_bytes == state.st_size and _holds(entry, path, state.st_mtime_ns, max_audio_sec):
             known[name] = entry if entry.mtime_ns == state.st_mtime_ns else replace(entry, mtime_ns=state.st_mtime_ns)
         else:
-            todo.append(_Candidate(os.fspath(path), name, state.st_size, state.st_mtime_ns, max_audio_sec))
+            todo.append(Candidate(os.fspath(path), name, state.st_size, state.st_mtime_ns, max_audio_sec))
     return known, todo
 
 
-def _same(entry: Entry, path: Path, mtime_ns: int) -> bool:
-    if not entry.digest or entry.reason.startswith(io.TOO_LONG):
-        return False  # it could not be opened, or its decoder crashed, or another limit held: try again
+def _holds(entry: Entry, path: Path, mtime_ns: int, max_audio_sec: float) -> bool:
+    """Whether what was found out about a file of this size is still true."""
+    if not entry.digest:
+        return False  # it could not be opened, or its decoder crashed: try again
+    if entry.reason.startswith(io.TOO_LONG) or entry.length_sec > (max_audio_sec or float("inf")):
+        return False  # the limit may have changed
     if entry.mtime_ns == mtime_ns:
         return True
     try:
@@ -242,27 +266,6 @@ def _digest(path: str | os.PathLike[str], size_bytes: int) -> str:
         file.seek(max(0, size_bytes - _END_BYTES))
         ends += file.read(_END_BYTES)
     return hashlib.sha256(ends).hexdigest()[:16]
-
-
-def _examine(candidate: _Candidate) -> Entry:
-    """Decodes one file from end to end and judges it; runs in a worker process."""
-    found: dict[str, Any] = {"file": candidate.file, "size_bytes": candidate.size_bytes, "mtime_ns": candidate.mtime_ns}
-    try:
-        survey = io.survey(candidate.path, max_sec=candidate.max_audio_sec)
-        info = survey.info
-        found |= {"sr_hz": info.sr_hz, "channels": info.channels, "format": info.format, "peak": survey.peak}
-        found |= {"length_samples": survey.length_samples, "tags": tags.read(candidate.path)}
-        if survey.peak > MAX_PEAK:
-            found["reason"] = f"peak {survey.peak:.3g} (full scale is 1)"
-        elif survey.peak < SILENT_PEAK:
-            found["reason"] = f"silent (peak {survey.peak:.1g})"
-    except io.AudioError as error:
-        found["reason"] = error.reason
-    try:
-        found["digest"] = _digest(candidate.path, candidate.size_bytes)
-    except OSError:
-        found["digest"] = ""
-    return Entry(**found)
 
 
 def write_report(index: Index, path: str | os.PathLike[str]) -> None:

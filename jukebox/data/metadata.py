@@ -12,7 +12,6 @@ Sources, the first that knows a field wins, song by song:
 Text is UTF-8, with or without a byte order mark, or UTF-16 with one.
 """
 
-import codecs
 import csv
 import importlib.util
 import inspect
@@ -32,7 +31,7 @@ from jukebox.files import printable
 from jukebox.labels import timed
 from jukebox.labels.song import SongMeta
 
-_MAX_TEXT_BYTES = 4 << 20  # of lyrics or the description of one song
+_MOST_BYTES = 1 << 31  # of a table of songs
 _TIMED = (
     "lines",
     "segments",
@@ -76,7 +75,8 @@ def _completed(song: SongMeta, other: SongMeta) -> SongMeta:
 
 
 def _from_tags(tags: Mapping[str, str]) -> SongMeta | None:
-    return SongMeta.from_json({"artist": tags.get("album_artist")} | dict(tags)) if tags else None
+    fields = {name: tags.get(name) for name in ("artist", "genre", "lyrics", "title")}
+    return SongMeta.from_json(fields | {"artist": tags.get("artist") or tags.get("album_artist")}) if tags else None
 
 
 # ---- what the user names ---------------------------------------------------------------------------------------------
@@ -153,13 +153,13 @@ def _rows(source: Path, folders: list[Path]) -> Rows:
 
 
 def _json_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text(source).split("\n"), 1):
+    for number, line in enumerate(timed.read_text(source, _MOST_BYTES).split("\n"), 1):
         if line.strip():
             yield number, _json_object(line, f"{printable(str(source))}, line {number}")
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(textio.StringIO(_text(source), newline=""))
+    reader = csv.DictReader(textio.StringIO(timed.read_text(source, _MOST_BYTES), newline=""))
     if reader.fieldnames is None or not {"file", "path"} & set(reader.fieldnames):
         raise DataError(
             f"{printable(str(source))}, line 1: the header must name the column `file`, beside artist, genre ..."
@@ -212,14 +212,14 @@ class _Beside:
 
 
 def _song_json(path: Path) -> SongMeta:
-    fields = _json_object(_text(path, _MAX_TEXT_BYTES), printable(str(path)))
+    fields = _json_object(timed.read_text(path), printable(str(path)))
     timed_parts = [name for name in _TIMED if isinstance(fields.pop(name, None), list)]
     song = SongMeta.from_json(fields, printable(str(path)))
     return _completed(_song_timed(path), song) if timed_parts and song.times is None else song
 
 
 def _song_text(path: Path) -> SongMeta:
-    return SongMeta(lyrics=_text(path, _MAX_TEXT_BYTES).strip())
+    return SongMeta(lyrics=timed.read_text(path).strip())
 
 
 def _song_timed(path: Path) -> SongMeta:
@@ -228,23 +228,6 @@ def _song_timed(path: Path) -> SongMeta:
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
-
-
-def _text(path: Path, most_bytes: int = 1 << 31) -> str:
-    """The text of a file with lines ended by a line feed. Raises DataError that names the line which is no text."""
-    try:
-        if path.stat().st_size > most_bytes:
-            raise DataError(f"{printable(str(path))}: {path.stat().st_size} bytes are too many for one song's text")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror})") from None
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{printable(str(path))}, line {line}: not UTF-8 text. Save the file in UTF-8.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _json_object(text: str, where: str) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def read(path: Path | str) -> Lyrics:
     return _spread(pieces, str(path))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int | None = None) -> str:
     """A text file in UTF-8 (with or without a BOM) or UTF-16 with one, with plain line ends. Raises DataError."""
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > (most_bytes or MOST_BYTES):
             raise DataError(
                 f"{path}: {path.stat().st_size / 2**20:.0f} MB are too much for lyrics; is this the right file?"
             )

@@ -5,6 +5,7 @@ import signal
 import time
 
 from jukebox.audio import io
+from jukebox.data.admission import examine
 from jukebox.data.audio_dataset import read_chunk
 
 
@@ -34,3 +35,15 @@ def read_with_a_mistake(request):
 
 def read_nothing(request):
     raise io.AudioError(request.path, "damaged")
+
+
+def examine_but_c_kills(candidate):
+    if candidate.file == "c.wav":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return examine(candidate)
+
+
+def examine_but_c_hangs(candidate):
+    if candidate.file == "c.wav":
+        time.sleep(60)
+    return examine(candidate)
