@@ -97,8 +97,9 @@ def _frames(sound: Floats, window: int, hop: int) -> Floats:
     """(T,) -> (N, window), frame n centred at n * hop, under a Hann window of unit sum."""
     hann = np.hanning(window + 1)[:-1]
     padded = np.pad(sound, (window // 2, window))
-    windows: Floats = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop]
-    return windows * (hann / hann.sum())
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(sound) + 1 : hop]
+    frames: Floats = windows * (hann / hann.sum())
+    return frames
 
 
 def _spectrum(sound: Floats, window: int, hop: int) -> tuple[Floats, Floats]:
