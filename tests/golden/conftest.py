@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 HERE = Path(__file__).parent
 DEFAULT = HERE.parent / "fixtures" / "golden"
@@ -41,16 +41,16 @@ class Golden:
         return json.loads(self.path.read_text(encoding="utf-8"))
 
     @cached_property
-    def arrays(self) -> dict[str, torch.Tensor]:
+    def arrays(self) -> dict[str, Tensor]:
         """The arrays beside it; none where there is no such file."""
         return self.companion(self.name)
 
-    def companion(self, name: str) -> dict[str, torch.Tensor]:
+    def companion(self, name: str) -> dict[str, Tensor]:
         """The arrays of another file of the same folder."""
         path = self.path.with_name(f"{name}.safetensors")
         return load_file(path) if path.exists() else {}
 
-    def group(self, prefix: str) -> dict[str, torch.Tensor]:
+    def group(self, prefix: str) -> dict[str, Tensor]:
         """The arrays whose names begin with `prefix`, without it."""
         return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
 
@@ -110,8 +110,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     found = find(folder_of(metafunc.config))
     wanted = [g for g in found if mark is None or g.kind in mark.args]
     metafunc.parametrize("golden", wanted, ids=[g.name for g in wanted])
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
