@@ -6,6 +6,7 @@ part. In both, test chunks are never shifted or blended, and random choices are 
 """
 
 import hashlib
+import logging
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from jukebox.data.split import held_out, random_numbers
 from jukebox.errors import DataError
 from jukebox.files import printable
 from jukebox.labels.song import SongMeta
+
+log = logging.getLogger(__name__)
 
 _SHIFT, _BLEND = 1, 2  # separate streams of random numbers
 
@@ -159,6 +162,9 @@ class AudioDataset:
         kept = self._kept(zip(usable, described, strict=True), min_duration, max_duration)
         if not kept:
             raise DataError(self._nothing_left(len(usable)))
+        if self.left_out and part != "test":
+            shown = "".join(f"\n  {printable(file)}: {why}" for file, why in self.left_out[:10])
+            log.info("%d of %d files are too short or too long and left out:%s", len(self.left_out), len(usable), shown)
         if split == "file":
             self.files = _part_of_files(kept, sample_length, part, train_test_split, seed)
             self._ends = list(accumulate(file.length_samples // sample_length for file in self.files))
