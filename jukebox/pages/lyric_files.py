@@ -1,52 +1,78 @@
-"""The lyrics of an item as files to take along: LRC for players that show lyrics, JSON for programs."""
+"""The lyrics of an item as files to take along: LRC for players that show lyrics, JSON for programs.
+
+`labels/timed.py` reads both back.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.pages import escape
-from jukebox.pages.page import Item
+from jukebox.pages.page import Item, WordTime
 from jukebox.pages.png import shrink
 
 ALIGNMENT_ROWS = 512
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line that is not blank. One without timed words stands at the end of the line before."""
+
+    text: str
+    start_sec: float
+    end_sec: float
+    words: tuple[WordTime, ...]
+
+
+def timed_lines(item: Item) -> list[Line]:
+    lines: list[Line] = []
+    for number, text in enumerate(escape.plain(item.lyrics).split("\n")):
+        words = tuple(word for word in item.words or () if word.line == number)
+        before = lines[-1].end_sec if lines else 0.0
+        start, end = (words[0].start_sec, max(word.end_sec for word in words)) if words else (before, before)
+        if text.strip():
+            lines.append(Line(text.strip(), start, end, words))
+    return lines
+
+
 def lrc(item: Item) -> str:
-    """Enhanced LRC: a time before each line and before each word; lines without times stand as they are."""
-    lines = escape.plain(item.lyrics).split("\n")
-    out = [f"[{tag}:{' '.join(escape.plain(value).split())}]" for tag, value in _tags(item) if value]
-    for number, line in enumerate(lines):
-        words = [word for word in item.words or () if word.line == number]
-        timed = " ".join(f"<{_stamp(word.start_sec)}> {escape.plain(word.text)}" for word in words)
-        out.append(f"[{_stamp(words[0].start_sec)}] {timed}" if words else line)
+    """Enhanced LRC: a time before each line, and one before each word."""
+    tags = (("ti", item.title), ("ar", item.artist))
+    round_brackets = str.maketrans("[]", "()")
+    out = [f"[{tag}:{' '.join(escape.plain(value).translate(round_brackets).split())}]" for tag, value in tags if value]
+    for line in timed_lines(item):
+        words = " ".join(f"<{_stamp(word.start_sec)}>{escape.plain(word.text)}" for word in line.words)
+        out.append(f"[{_stamp(line.start_sec)}]{words or line.text}")
     return "\n".join(out) + "\n"
 
 
 def words_json(item: Item) -> str:
-    """Lyrics, words with their times in seconds, and how sure each time is."""
-    words = [
-        {"text": word.text, "start": round(word.start_sec, 3), "end": round(word.end_sec, 3),
-         "confidence": round(word.confidence, 3), "line": word.line}
-        for word in item.words or ()
+    """Lines and words with their times in seconds, and how sure each time is."""
+    lines = [
+        {
+            "text": line.text,
+            "start": round(line.start_sec, 3),
+            "end": round(line.end_sec, 3),
+            "words": [
+                {"word": word.text, "start": round(word.start_sec, 3), "end": round(word.end_sec, 3),
+                 "confidence": round(word.confidence, 3)}
+                for word in line.words
+            ],
+        }
+        for line in timed_lines(item)
     ]  # fmt: skip
-    return json.dumps(
-        {"title": item.title, "artist": item.artist, "genre": item.genre, "lyrics": item.lyrics, "words": words},
-        indent=1,
-    )
+    return json.dumps({"title": item.title, "artist": item.artist, "genre": item.genre, "lines": lines}, indent=1)
 
 
 def alignment_json(weights: NDArray[Any]) -> str:
     """Attention [time, characters] as rows of 0..255, at most 512 rows over the whole song."""
     steps = (np.clip(np.nan_to_num(shrink(weights, ALIGNMENT_ROWS)), 0.0, 1.0) * 255).round().astype(int)
     return json.dumps(steps.tolist(), separators=(",", ":"))
-
-
-def _tags(item: Item) -> tuple[tuple[str, str], ...]:
-    return ("ti", item.title), ("ar", item.artist)
 
 
 def _stamp(sec: float) -> str:

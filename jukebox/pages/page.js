@@ -43,7 +43,7 @@
       this.audio = audio;
       this.label = facts.label;
       this.level = facts.level;
-      this.sec = facts.sec;
+      this.sec = Math.max(facts.sec, 0.001); // an empty sound has a length too: no division by zero
       this.packed = facts.peaks;
       this.swapping = false;
       this.loading = null;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,11 @@ class WordTime:
     end_sec: float
     confidence: float = 1.0  # 0 = the attention was flat and the time a guess, 1 = sharp
     line: int = 0  # index into lyrics.split("\n")
+
+    def __post_init__(self) -> None:
+        assert math.isfinite(self.start_sec) and math.isfinite(self.end_sec)
+        if not math.isfinite(self.confidence):  # nothing attended at all
+            object.__setattr__(self, "confidence", 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -378,7 +378,7 @@ def test_downloads(run_folder, open_page, serve_ours):
         with page.expect_download() as waiting:
             page.locator("#song-1 .links a:visible", has_text="lrc").click()
         lrc = waiting.value.path().read_text("utf-8")
-        assert "[ti:Song of 0]" in lrc and "[00:02.50] <00:02.50> and <00:02.75> carries" in lrc
+        assert "[ti:Song of 0]" in lrc and "[00:02.50]<00:02.50>and <00:02.75>carries" in lrc
 
 
 def test_lock_screen_language_and_paper(run_folder, open_page):

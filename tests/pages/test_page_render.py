@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jukebox.errors import DataError, WriteFailed
+from jukebox.labels import timed
 from jukebox.pages import escape, lyric_files, png, sound, template
 from jukebox.pages.render import (
     Group,
@@ -293,13 +294,18 @@ def test_a_single_file_takes_the_smaller_sound_and_no_address_from_outside(tmp_p
         write_page(tmp_path, Page("P", items=(Item(0, takes=(plain_take(audio_href="missing.wav"),)),)), embed=True)
 
 
-def test_lyric_files():
+def test_lyric_files_are_read_back(tmp_path):
     words = (WordTime("Hello,", 1.0, 1.5, 0.9, 0), WordTime("you", 61.239, 62.0, 0.1, 0))
-    item = Item(0, "A\nB]", "X", lyrics="Hello, you\nuntimed", words=words)
-    assert lyric_files.lrc(item) == "[ti:A B]]\n[ar:X]\n[00:01.00] <00:01.00> Hello, <01:01.24> you\nuntimed\n"
-    assert json.loads(lyric_files.words_json(item))["words"][1] == {
-        "text": "you", "start": 61.239, "end": 62.0, "confidence": 0.1, "line": 0,
-    }  # fmt: skip
+    item = Item(0, "A\nB]", "X", lyrics="Hello, you\n\nuntimed", words=words)
+    assert lyric_files.lrc(item) == "[ti:A B)]\n[ar:X]\n[00:01.00]<00:01.00>Hello, <01:01.24>you\n[01:02.00]untimed\n"
+    made = json.loads(lyric_files.words_json(item))
+    assert [line["text"] for line in made["lines"]] == ["Hello, you", "untimed"]
+    assert made["lines"][0]["words"][1] == {"word": "you", "start": 61.239, "end": 62.0, "confidence": 0.1}
+    for name, text in (("a.lrc", lyric_files.lrc(item)), ("a.json", lyric_files.words_json(item))):
+        (tmp_path / name).write_text(text, "utf-8")
+        lyrics, times = timed.read(tmp_path / name)
+        assert " ".join(lyrics.split()) == "Hello, you untimed"
+        assert times[lyrics.index("y")][0] == pytest.approx(61.239, abs=0.01)
     rows = json.loads(lyric_files.alignment_json(np.eye(2000, 5)))
     assert len(rows) == 512 and len(rows[0]) == 5 and rows[0][0] == 255
 
