@@ -5,7 +5,6 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const PRECISE_SEC = 0.002;
-  const SVG_LINK = { play: "#i-play", pause: "#i-pause" };
 
   const find = (root, selector) => root.querySelector(selector);
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
@@ -31,7 +30,7 @@
   }
 
   function setPlayButton(button, playing, title) {
-    find(button, "use").setAttribute("href", playing ? SVG_LINK.pause : SVG_LINK.play);
+    find(button, "use").setAttribute("href", playing ? "#i-pause" : "#i-play");
     button.setAttribute("aria-label", `${playing ? "Pause" : "Play"} ${title}`);
   }
 
@@ -95,10 +94,9 @@
   // ---------------------------------------------------------------------------------------------- one song
 
   class Song {
-    constructor(element, facts, index) {
+    constructor(element, facts) {
       this.element = element;
       this.facts = facts;
-      this.index = index;
       this.title = facts.title;
       const audios = element.querySelectorAll("audio");
       this.takes = facts.takes.map((take, k) => new Take(this, audios[k], take));
@@ -593,7 +591,7 @@
   /** The next or previous song that sounds; it goes on playing if music was on. */
   function go(step) {
     const from = bar.song ?? songs[step > 0 ? songs.length - 1 : 0];
-    const to = songs[(from.index + step + songs.length) % songs.length];
+    const to = songs[(songs.indexOf(from) + step + songs.length) % songs.length];
     const { wanted } = from;
     to.build();
     bar.take(to);
@@ -640,9 +638,8 @@
 
   readColours();
   const songs = [...document.querySelectorAll("article.song")]
-    .map((element, k) => new Song(element, data.songs[k], 0))
+    .map((element, k) => new Song(element, data.songs[k]))
     .filter((song) => song.takes.length);
-  songs.forEach((song, k) => { song.index = k; });
   document.documentElement.classList.add("live");
 
   const near = new IntersectionObserver((entries) => {
