@@ -55,7 +55,7 @@ class _Words(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        lines = super().format(record).split("\n")
+        lines = super().format(record).rstrip("\n").split("\n")
         return self._prefix + level + "\n".join(printable(line) for line in lines)
 
 

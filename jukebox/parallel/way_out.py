@@ -225,51 +225,78 @@ def _leave_torchrun(code: int, wait_sec: float | None, message: str) -> NoReturn
 
 
 def _leave_mpi(code: int, wait_sec: float | None, message: str) -> NoReturn:
+    """A launcher kills what it can once a process of its job has failed, its last words included."""
     if code == 0 and not job.mpi_used:  # --help and the like, on every rank
         _exit(0)
+    last_resort = threading.Timer((wait_sec or 0) + _LAST_RESORT_SEC, os.kill, (os.getpid(), signal.SIGKILL))
+    last_resort.daemon = True
     if wait_sec is not None:
-        last_resort = threading.Timer(wait_sec + _LAST_RESORT_SEC, os.kill, (os.getpid(), signal.SIGKILL))
-        last_resort.daemon = True
         last_resort.start()
     try:
         mpi = load_mpi()
     except LaunchError:
         _exit(code, at_once=True)
-    messages = None if wait_sec == 0 else _meet(mpi, message, wait_sec)
-    if messages is None:
+    _drain()
+    met = None if wait_sec == 0 else _meet(mpi, code, message, wait_sec)
+    if met is None:
         if wait_sec and not message:
             say(f"{_prefix()}left with exit code {code} while others went on; all are stopped")
         elif message and world().rank > 0:
             say(f"{_prefix()}{message}")
-        _stop_children()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # all is said; MPICH would add a line without content
-        mpi.COMM_WORLD.Abort(code or 1)
-        _exit(code or 1, at_once=True)  # MPICH returns from there when another rank was faster
+        _abort(mpi, code or 1)
+    codes, messages = met
     if world().rank == 0:
         for rank, text in enumerate(messages):
             if text and text != messages[0]:
                 say(f"[rank {rank}] {text}")
+    if any(codes):
+        # One of them stops all: the first to exit by itself would have the others killed, with another exit code.
+        if world().rank > 0:
+            time.sleep(_LAST_RESORT_SEC)
+        _abort(mpi, next(filter(None, codes)))
     if job.comm is not None:
         with suppress(RuntimeError):
             job.comm.close()
     mpi.Finalize()
-    if wait_sec is not None:
-        last_resort.cancel()
-    _exit(code, at_once=code != 0)
+    last_resort.cancel()
+    _exit(0)
 
 
-def _meet(mpi: Any, message: str, wait_sec: float | None) -> list[str] | None:
-    """Wait, without spinning, until every rank is here: every rank's message, or None when time runs out."""
-    mine = message.encode("utf-8", "replace")[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
-    everyones = bytearray(_MESSAGE_BYTES * mpi.COMM_WORLD.size)
+def _meet(mpi: Any, code: int, message: str, wait_sec: float | None) -> tuple[list[int], list[str]] | None:
+    """Wait, without spinning, until every rank is here: all exit codes and messages, or None when time runs out."""
+    size = mpi.COMM_WORLD.size
+    mine = bytes([code & 0xFF]) + message.encode("utf-8", "replace")[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+    everyones = bytearray(len(mine) * size)
     request = mpi.COMM_WORLD.Iallgather([mine, mpi.BYTE], [everyones, mpi.BYTE])
     end = None if wait_sec is None else time.monotonic() + wait_sec
     while not request.Test():
         if end is not None and time.monotonic() > end:
             return None
         time.sleep(0.02)
-    parts = (everyones[at : at + _MESSAGE_BYTES] for at in range(0, len(everyones), _MESSAGE_BYTES))
-    return [part.rstrip(b"\0").decode("utf-8", "replace") for part in parts]
+    parts = [everyones[at : at + len(mine)] for at in range(0, len(everyones), len(mine))]
+    return [part[0] for part in parts], [part[1:].rstrip(b"\0").decode("utf-8", "replace") for part in parts]
+
+
+def _abort(mpi: Any, code: int) -> NoReturn:
+    _drain()
+    _stop_children()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # all is said; MPICH would add a line without content
+    mpi.COMM_WORLD.Abort(code)
+    _exit(code, at_once=True)  # MPICH comes back from there when another rank was faster
+
+
+def _drain() -> None:
+    """Wait until the launcher has taken what we wrote: what still is in the pipe when it stops a job is lost."""
+    end = time.monotonic() + _SILENCE_SEC
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, ImportError, AttributeError):  # not a pipe
+            from fcntl import ioctl
+            from termios import FIONREAD
+
+            stream.flush()
+            while int.from_bytes(ioctl(stream.fileno(), FIONREAD, bytes(4)), sys.byteorder) and time.monotonic() < end:
+                time.sleep(0.01)
+    time.sleep(0.05)  # and has passed it on
 
 
 def _exit(code: int, *, at_once: bool = False) -> NoReturn:

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 from jukebox.parallel import launch
+from jukebox.parallel.mpi import load_mpi
 
 
-def everything(comm) -> dict:
+def everything(comm, before) -> dict:
     import torch
 
     def mine(*shape, dtype=torch.float32):
@@ -40,7 +41,7 @@ def everything(comm) -> dict:
         "late": late,
         "waited": time.monotonic() - began > 2.4,
         "threads": [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]],
-        "listens": sorted(set(_listening())),
+        "listens": sorted(set(_listening()) - before),
         "launcher": comm.launcher,
     }
     comm.barrier()
@@ -56,7 +57,7 @@ def _listening() -> list[str]:
         except OSError:  # the descriptor of this very listing
             continue
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes]
+    return [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
 
 
 def loop(comm) -> int:
@@ -76,10 +77,13 @@ def loop(comm) -> int:
 
 
 def main() -> int:
+    if launch.world().launcher == "mpi":
+        load_mpi()  # listens where it likes
+    before = set(_listening())
     comm = launch.start("cpu", timeout_sec=2)
     if sys.argv[1] != "everything":
         return loop(comm)
-    for rank, found in enumerate(comm.gather_objects(everything(comm))):
+    for rank, found in enumerate(comm.gather_objects(everything(comm, before))):
         if comm.is_first:
             Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(found))
     return 0

@@ -1,0 +1,82 @@
+"""Programs that are killed and started again, as people and machines do: the harness of the fault tests."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GONE_SEC = 10  # in which all processes of a job must be gone
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command for `n` processes of one mpiexec (0: none), run in the root of the repository."""
+
+    n: int
+    args: Sequence[object]
+    root: Path
+    mpiexec: str
+    timeout_sec: float = 120.0
+
+    def at_fault(self, fault: str) -> int:
+        """Run with JUKEBOX_FAULT; the exit code."""
+        with self._start({"JUKEBOX_FAULT": fault}) as process:
+            process.communicate(timeout=self.timeout_sec)
+        return process.returncode
+
+    def killed_after(self, delay_sec: float, rank: int = 0) -> int:
+        """Kill one rank after a while, if it still runs; the exit code of the job, which must end soon."""
+        with self._start({}) as process:
+            time.sleep(delay_sec)
+            for pid in ranks_of(process.pid, rank) if self.n else [process.pid]:
+                os.kill(pid, signal.SIGKILL)
+            process.communicate(timeout=GONE_SEC)
+        return process.returncode
+
+    def to_the_end(self) -> str:
+        """Run undisturbed; what it printed. It must succeed."""
+        with self._start({}) as process:
+            out, err = process.communicate(timeout=self.timeout_sec)
+        assert process.returncode == 0, f"{out}\n{err}"
+        return out
+
+    def survives(self, kills: int, most_sec: float, seed: int = 0) -> str:
+        """Kill any rank at any moment, so many times; then run to the end."""
+        chance = random.Random(seed)
+        for _ in range(kills):
+            self.killed_after(chance.uniform(0, most_sec), chance.randrange(max(1, self.n)))
+        return self.to_the_end()
+
+    def _start(self, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+        command = [*([self.mpiexec, "-n", str(self.n)] if self.n else []), sys.executable, *map(str, self.args)]
+        variables = {**os.environ, "PYTHONPATH": str(self.root), **env}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.root, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+
+def ranks_of(mpiexec_pid: int, rank: int) -> list[int]:
+    """The process of a rank, when it has come so far."""
+    return [pid for pid in descendants(mpiexec_pid) if f"PMI_RANK={rank}" in _environment(pid)][:1]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """All processes below one."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in map(int, children):
+        yield child
+        yield from descendants(child)
+
+
+def _environment(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
