@@ -38,8 +38,11 @@ class FusedAdam(torch.optim.Optimizer):
         """One update with gradients divided by `scale`, which is loss scale times clipping in one."""
         assert closure is None, "closures are not used"
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
+            by_step: dict[int, list[nn.Parameter]] = {}  # a parameter without a gradient stands still, its count too
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_step.setdefault(self.state[p]["step"], []).append(p)
+            for params in by_step.values():
                 self._update(group, params, scale)
 
     def _update(self, group: dict[str, Any], params: list[nn.Parameter], scale: float) -> None:
@@ -69,6 +72,22 @@ class FusedAdam(torch.optim.Optimizer):
                 p.copy_(p.float() - size * u)
         self._keep(states, m, v)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what either of the two optimisers here saved. Moments keep the type they are stored in, where torch
+        would cast them to that of their parameter."""
+        super().load_state_dict(state_dict)
+        saved = [state_dict["state"].get(i, {}) for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for p, entry in zip(params, saved, strict=True):
+            self.state[p] = self._restored(p, entry)
+
+    def _restored(self, p: nn.Parameter, saved: dict[str, Any]) -> dict[str, Any]:
+        state = self._new_state(p)
+        state["step"] = int(saved.get("step", 0))
+        for name in saved.keys() & {"exp_avg", "exp_avg_sq"}:
+            state[name] = (saved[name].to(p.device).float() * saved.get(f"scale_{name}", 1.0)).clone()
+        return state
+
     def _moments(self, states: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
         return [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
 
@@ -90,6 +109,15 @@ class FP16FusedAdam(FusedAdam):
                 state[f"scale_{name}"] = 1.0
         return state
 
+    def _restored(self, p: nn.Parameter, saved: dict[str, Any]) -> dict[str, Any]:
+        state = super()._restored(p, saved)
+        for name in saved.keys() & {"exp_avg", "exp_avg_sq"} if p.dtype == torch.float16 else ():
+            if f"scale_{name}" in saved:
+                state |= {name: saved[name].to(p.device).clone(), f"scale_{name}": saved[f"scale_{name}"]}
+            else:
+                self._scale(state, name, state[name])
+        return state
+
     def _moments(self, states: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
         def read(name: str) -> list[Tensor]:
             return [s[name].float() * s[f"scale_{name}"] if f"scale_{name}" in s else s[name] for s in states]
@@ -100,9 +128,12 @@ class FP16FusedAdam(FusedAdam):
         for name, moments in (("exp_avg", m), ("exp_avg_sq", v)):
             for state, moment in zip(states, moments, strict=True):
                 if f"scale_{name}" in state:
-                    scale = 1e-8 + float(moment.abs().max()) / 65504.0  # the largest half number
-                    state[f"scale_{name}"] = scale
-                    state[name].copy_(moment / scale)
+                    self._scale(state, name, moment)
+
+    @staticmethod
+    def _scale(state: dict[str, Any], name: str, moment: Tensor) -> None:
+        scale = 1e-8 + float(moment.abs().max()) / 65504.0  # the largest half number
+        state |= {name: (moment / scale).half(), f"scale_{name}": scale}
 
 
 def apex_adam(params: Iterable[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:

@@ -83,11 +83,12 @@ class Player:
         if overflow or 0.0 < self.ignore_grad_norm < norm:
             return self._skip(scale, norm)
         lr = self.lr
-        self._set_lr()
+        self._set_lr()  # an optimiser's restored state may have brought another
         self.optimiser.step(scale=scale * max(1.0, norm / self.clip))  # type: ignore[call-overload]
         self._clear()
         self.steps += 1
         self.skipped = 0
+        self._set_lr()
         if self.ema:
             self.ema.step()
         return Stepped(True, lr, norm, scale)
@@ -108,8 +109,9 @@ class Player:
             p.grad = None
 
     def _set_lr(self) -> None:
+        """The next step's rate, beside the base rate, as published checkpoints carry them."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr
+            group |= {"lr": self.lr, "initial_lr": self.schedule.lr}
 
     def _average_gradients(self) -> None:
         if self.comm.size == 1:

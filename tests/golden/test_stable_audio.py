@@ -11,7 +11,12 @@ from jukebox.audio.spectral import STFT, MelLoss, MultiSTFTLoss, SpectralTerms, 
 from jukebox.autoencoder import config as C
 from jukebox.autoencoder import recipe as R
 from jukebox.autoencoder.bottlenecks import SoftNorm, Wasserstein, build_bottleneck, sample_gaussian
-from jukebox.autoencoder.discriminators import DACDiscriminator, EncodecDiscriminator, OobleckDiscriminator
+from jukebox.autoencoder.discriminators import (
+    DACDiscriminator,
+    EncodecDiscriminator,
+    OobleckDiscriminator,
+    build_discriminator,
+)
 from jukebox.autoencoder.losses import GeneratorLosses
 from jukebox.autoencoder.model import Autoencoder, load_weights
 from jukebox.autoencoder.pretransforms import PQMF, Patched, Wavelet
@@ -392,3 +397,68 @@ def test_full_size_example(golden):
         else:
             latents = encoded.chunk(2, dim=1)[0]
         near(model.decode(latents), arrays["out.decoded"], atol=1e-3 * arrays["out.decoded"].std().item())
+
+
+# ------------------------------------------------------------------------------------------------------ training traces
+
+
+def inverse_lr(config: dict, base: float, step: int) -> float:
+    """The rate after `step` scheduler steps."""
+    decayed = base * (1 + step / config.get("inv_gamma", 1.0)) ** -config.get("power", 1.0)
+    return (1 - config.get("warmup", 0.0) ** (step + 1)) * max(config.get("final_lr", 0.0), decayed)
+
+
+class Mover:
+    """AdamW on the parameters of one net, with the trace's schedule."""
+
+    def __init__(self, net, settings: R.OptimiserConfig | None, learning_rate):
+        default = {"lr": learning_rate, "betas": (0.8, 0.99)}
+        self.config = settings.optimizer.config if settings else default
+        self.schedule = settings.scheduler.config if settings and settings.scheduler else None
+        self.optimiser, self.steps = torch.optim.AdamW(net.parameters(), **self.config), 0
+
+    def step(self, loss):
+        if self.schedule is not None:
+            self.optimiser.param_groups[0]["lr"] = inverse_lr(self.schedule, self.config["lr"], self.steps)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.steps += 1
+
+
+@pytest.mark.golden("train_trace")
+def test_train_trace(golden):
+    """The losses of alternating generator and discriminator steps, and the weights they lead to."""
+    config = check(C.ModelConfig, golden.info["model_config"], golden.name)
+    model, losses = Autoencoder(config.model).train(), GeneratorLosses(config)
+    assert load_weights(model, golden.group("sd."), golden.name).complete
+    part, settings = config.training.losses.discriminator, config.training.optimizer_configs
+    generator = Mover(model, settings and settings.autoencoder, config.training.learning_rate)
+    discriminator = None
+    if part:
+        discriminator = build_discriminator(part, config.model.channels_out)
+        discriminator.load_state_dict(golden.group("sd.discriminator."))
+        judge = Mover(discriminator, settings and settings.discriminator, config.training.learning_rate)
+    for row, reals in zip(golden.info["rows"], golden.arrays["in.batches"], strict=True):
+        latents, info = model.encode(reals)
+        decoded = model.decode(latents)
+        if discriminator and row["global_step_before"] % 2:
+            loss = discriminator.own_loss(reals, decoded)
+            judge.step(loss)
+            found = {"discriminator_loss": loss}
+        else:
+            adversarial = discriminator.generator_losses(reals, decoded) if discriminator else None
+            terms = losses(reals, decoded, info, adversarial=adversarial)
+            loss = sum(terms.values())
+            generator.step(loss)
+            found = {"loss": loss, **terms, "latent_std": latents.std(), "data_std": reals.std()}
+        if model.averaged_codebooks:
+            statistics = model.averaged_codebooks.statistics(info)
+            model.averaged_codebooks.quantizer.update(statistics, candidates=torch.zeros_like(statistics.sums))
+        expected = {name.removeprefix("train/"): value for name, value in row["logged"].items()}
+        assert set(found) == {name for name in expected if not name.endswith("_lr")}
+        for name, value in found.items():
+            near(value.detach(), torch.tensor(expected[name]), rtol=1e-3, atol=0, what=f"{row['batch']} {name}")
+    state = model.state_dict()
+    for name, expected in golden.group("sd_after.autoencoder.").items():
+        near(state[name], expected, rtol=1e-3, atol=1e-3, what=name)
