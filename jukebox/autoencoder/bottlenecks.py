@@ -22,6 +22,7 @@ from jukebox.autoencoder.quantisers import (
     DitheredFSQ,
     Draws,
     ResidualVQ,
+    full_precision,
 )
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,8 @@ def _mean_kernel(a: Tensor, b: Tensor, block: int) -> Tensor:
 
 
 def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-    square = a.square().sum(1, keepdim=True) - 2 * a @ b.t() + b.square().sum(1)
+    with full_precision(a):
+        square = a.square().sum(1, keepdim=True) - 2 * a @ b.t() + b.square().sum(1)
     return torch.exp(-square.clamp_min(0) / a.shape[1] ** 2).sum()
 
 

@@ -32,6 +32,11 @@ class Draws:
         return torch.randint(low, high, (count,), generator=self.generator, device=like.device)
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """Distances are compared in float32, also inside an autocast region."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def straight_through(x: Tensor, quantised: Tensor) -> Tensor:
     """`quantised`, with the gradient of x (arXiv:1711.00937 sec. 3.2)."""
     return x + (quantised - x).detach()
@@ -129,7 +134,8 @@ class ResidualVQ(nn.Module):
         codes: list[Tensor] = []
         rows: list[Tensor] = []
         for book in self.codebooks[:used]:
-            found = book(residual.flatten(0, 1))
+            with full_precision(x):
+                found = book(residual.flatten(0, 1))
             vectors = found.vectors.view_as(residual)
             if self.training:
                 loss = loss + self.args.commitment_weight * F.mse_loss(residual, vectors)
@@ -243,7 +249,8 @@ class _DACStage(nn.Module):
         """[B, w, N] -> codes [B, N]; both sides are scaled to length 1 (arXiv:2110.04627 sec. 3.1)."""
         frames = F.normalize(projected.mT.float().flatten(0, 1))
         rows = F.normalize(self.codebook.weight.float())
-        distance = frames.square().sum(1, keepdim=True) - 2 * frames @ rows.t() + rows.square().sum(1)
+        with full_precision(frames):
+            distance = frames.square().sum(1, keepdim=True) - 2 * frames @ rows.t() + rows.square().sum(1)
         return distance.argmin(1).view(projected.shape[0], -1)
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -149,12 +149,13 @@ def _describe(detail: ErrorDetails, tree: Any) -> str:
     """One line for one fault. The names of union members, which pydantic puts into the path, are left out of it."""
     path = ""
     at: Any = tree
-    for position, step in enumerate(detail["loc"]):
-        last_and_missing = detail["type"] == "missing" and position == len(detail["loc"]) - 1
+    for step in detail["loc"]:
         if isinstance(step, int):
             path += f"[{step}]"
             at = at[step] if isinstance(at, list) and step < len(at) else None
-        elif last_and_missing or (isinstance(at, dict) and step in at):
+        elif isinstance(at, dict) and step not in at and step == at.get("type"):
+            continue
+        elif at is None or isinstance(at, dict):
             path += f".{step}"
             at = at.get(step) if isinstance(at, dict) else None
     context = detail.get("ctx", {})
