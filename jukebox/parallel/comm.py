@@ -295,7 +295,8 @@ def _peers_at(what: str) -> Iterator[None]:
         if not _LOST.search(str(error)):
             raise
         timed_out = re.search(r"timed out|timeout|failed to pass", str(error), re.IGNORECASE) is not None
-        raise PeerLost(f"{what}: {error}", timed_out=timed_out) from None
+        fate = "no answer in time" if timed_out else "another process was killed or crashed"
+        raise PeerLost(f"{what}: {fate} ({error})", timed_out=timed_out) from None
 
 
 def _buckets(tensors: Sequence["torch.Tensor"], bucket_bytes: int) -> Iterator[list["torch.Tensor"]]:

@@ -207,8 +207,9 @@ def _agree_on_device(comm: DistComm, wish: str) -> None:
 
     if ":" in wish:
         raise LaunchError(f"--device={printable(wish)} is for one process. Say --device=cuda: each takes its own.")
-    if _solo_device(wish) == "cpu" and wish == "cpu":
+    if wish == "cpu":
         return
+    _solo_device(wish)  # refuses what is not known or not there
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     enough = comm.gather_objects(count >= comm.local_size)
     if all(enough):

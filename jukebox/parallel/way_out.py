@@ -115,7 +115,7 @@ def _name_the_absent(comm: DistComm, error: PeerLost) -> None:
         absent = [0]  # it keeps the board
     if absent:
         ranks = ", ".join(map(str, absent))
-        error.args = (f"no answer from rank {ranks}: frozen, or busy for longer than --dist_timeout ({error})",)
+        error.args = (f"no answer from rank {ranks}: frozen, or busy for longer than --dist_timeout. {error}",)
 
 
 def _bounded(ask: Callable[[], T], wait_sec: float) -> T | None:
@@ -203,7 +203,9 @@ def leave(code: int, wait_sec: float | None, message: str = "") -> NoReturn:
         say(message)
     if here.size == 1:
         _exit(code)
-    elif here.launcher == "torchrun":
+    if wait_sec is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are leaving; an impatient Ctrl-C would only get in the way
+    if here.launcher == "torchrun":
         _leave_torchrun(code, wait_sec, message)
     else:
         _leave_mpi(code, wait_sec, message)

@@ -175,3 +175,47 @@ def test_one_process_has_the_same_methods(alone):
 def test_a_device_that_is_not_there_is_refused(alone, device):
     with pytest.raises(LaunchError, match=f"--device={device}"):
         launch.start(device, threads=1)
+
+
+class Ranks:
+    """Stands for two processes on machines with so many GPUs each."""
+
+    rank, local_rank, local_size, is_first = 1, 1, 2, True
+    device = "cpu"
+
+    def __init__(self, gpus):
+        self.gpus = gpus
+
+    def gather_objects(self, value):
+        return [count >= 2 for count in self.gpus]
+
+    def use_device(self, device):
+        self.device = device
+
+
+@pytest.mark.parametrize(
+    ("wish", "gpus", "expected"),
+    [
+        ("auto", (0, 0), "cpu"),
+        ("auto", (2, 2), "cuda:1"),
+        ("cuda", (8, 2), "cuda:1"),
+        ("cpu", (2, 2), "cpu"),
+        ("auto", (1, 1), "cpu"),  # with a warning: the demo's two processes run on a laptop with one GPU
+        ("cuda", (1, 1), LaunchError),
+        ("cuda", (0, 0), LaunchError),
+        ("auto", (2, 1), LaunchError),
+        ("cuda:1", (2, 2), LaunchError),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own_or_none_has(monkeypatch, wish, gpus, expected):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus[0] > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus[0])
+    ranks = Ranks(gpus)
+    if expected is LaunchError:
+        with pytest.raises(LaunchError, match="--device=c"):
+            launch._agree_on_device(ranks, wish)
+    else:
+        launch._agree_on_device(ranks, wish)
+        assert ranks.device == expected
