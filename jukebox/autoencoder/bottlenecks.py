@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from jukebox.autoencoder import config as C
+from jukebox.autoencoder import parts as P
 from jukebox.autoencoder.quantisers import (
     FSQ,
     CodebookStatistics,
@@ -70,7 +70,7 @@ class RVQMixin:
 
 
 class Tanh(Bottleneck):
-    def __init__(self, args: C.TanhArgs) -> None:
+    def __init__(self, args: P.TanhArgs) -> None:
         super().__init__()
         self.scale = args.scale
 
@@ -110,7 +110,7 @@ class L2Norm(Bottleneck):
 class Wasserstein(Bottleneck):
     """A Wasserstein autoencoder's penalty (arXiv:1711.01558 sec. 4): the latents' distance from a Gaussian, in training."""
 
-    def __init__(self, args: C.WassersteinArgs) -> None:
+    def __init__(self, args: P.WassersteinArgs) -> None:
         super().__init__()
         self.args = args
 
@@ -176,7 +176,7 @@ def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
 class SoftNorm(Bottleneck):
     """A learnt affine map and a penalty that holds latents near zero mean and unit variance, over time and channels."""
 
-    def __init__(self, args: C.SoftNormArgs) -> None:
+    def __init__(self, args: P.SoftNormArgs) -> None:
         super().__init__()
         self.args = args
         self.scaling_factor = nn.Parameter(torch.ones(1, args.dim, 1))
@@ -210,7 +210,7 @@ class SoftNorm(Bottleneck):
 class RVQ(DiscreteBottleneck, RVQMixin):
     time_first = True
 
-    def __init__(self, args: C.RVQArgs) -> None:
+    def __init__(self, args: P.RVQArgs) -> None:
         super().__init__()
         self.args = args
         self.quantizer = ResidualVQ(args)
@@ -251,10 +251,10 @@ class DACRVQ(DiscreteBottleneck):
 
     tokens_id = "codes"
 
-    def __init__(self, args: C.DACQuantiserArgs) -> None:
+    def __init__(self, args: P.DACQuantiserArgs) -> None:
         super().__init__()
         self.args = args
-        self.noise_augment_dim = args.noise_augment_dim if isinstance(args, C.DACRVQArgs) else 0
+        self.noise_augment_dim = args.noise_augment_dim if isinstance(args, P.DACRVQArgs) else 0
         self.quantizer = DACResidualVQ(args)
         self.num_quantizers, self.codebook_size = args.n_codebooks, args.codebook_size
 
@@ -304,7 +304,7 @@ class _Projections(nn.Module):
 
 
 class FSQBottleneck(DiscreteBottleneck):
-    def __init__(self, args: C.FSQArgs) -> None:
+    def __init__(self, args: P.FSQArgs) -> None:
         super().__init__()
         self.args = args
         inner = len(args.levels) * args.num_codebooks
@@ -335,7 +335,7 @@ class FSQBottleneck(DiscreteBottleneck):
 class DitheredFSQBottleneck(DiscreteBottleneck):
     time_first = True
 
-    def __init__(self, args: C.DitheredFSQArgs) -> None:
+    def __init__(self, args: P.DitheredFSQArgs) -> None:
         super().__init__()
         levels = args.levels if isinstance(args.levels, tuple) else (args.levels,) * args.dim
         self.grid = DitheredFSQ(levels, args.noise_dropout)
@@ -350,28 +350,28 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
         return self.grid.lookup(tokens).flatten(2).mT
 
 
-def build_bottleneck(part: C.Bottleneck) -> Bottleneck:
+def build_bottleneck(part: P.Bottleneck) -> Bottleneck:
     match part.type, part.config:
-        case "tanh", C.TanhArgs() as args:
+        case "tanh", P.TanhArgs() as args:
             return Tanh(args)
         case "vae", _:
             return VAE()
         case "l2_norm", _:
             return L2Norm()
-        case "wasserstein", C.WassersteinArgs() as args:
+        case "wasserstein", P.WassersteinArgs() as args:
             return Wasserstein(args)
-        case "softnorm", C.SoftNormArgs() as args:
+        case "softnorm", P.SoftNormArgs() as args:
             return SoftNorm(args)
-        case "rvq", C.RVQArgs() as args:
+        case "rvq", P.RVQArgs() as args:
             return RVQ(args)
-        case "rvq_vae", C.RVQArgs() as args:
+        case "rvq_vae", P.RVQArgs() as args:
             return RVQVAE(args)
-        case "dac_rvq", C.DACRVQArgs() as args:
+        case "dac_rvq", P.DACRVQArgs() as args:
             return DACRVQ(args)
-        case "dac_rvq_vae", C.DACQuantiserArgs() as args:
+        case "dac_rvq_vae", P.DACQuantiserArgs() as args:
             return DACRVQVAE(args)
-        case "fsq", C.FSQArgs() as args:
+        case "fsq", P.FSQArgs() as args:
             return FSQBottleneck(args)
-        case "dithered_fsq", C.DitheredFSQArgs() as args:
+        case "dithered_fsq", P.DitheredFSQArgs() as args:
             return DitheredFSQBottleneck(args)
     raise AssertionError(part.type)

@@ -7,8 +7,8 @@ import math
 
 from torch import Tensor, nn
 
-from jukebox.autoencoder.config import DACDecoderArgs, DACEncoderArgs
 from jukebox.autoencoder.layers import Recomputing, Snake, WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.parts import DACDecoderArgs, DACEncoderArgs
 
 DILATIONS = (1, 3, 9)
 

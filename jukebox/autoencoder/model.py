@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from jukebox.autoencoder.bottlenecks import DiscreteBottleneck, Info, RVQMixin, build_bottleneck
-from jukebox.autoencoder.config import (
-    AutoencoderConfig,
+from jukebox.autoencoder.config import AutoencoderConfig
+from jukebox.autoencoder.dac import DACDecoder, DACEncoder
+from jukebox.autoencoder.oobleck import OobleckDecoder, OobleckEncoder
+from jukebox.autoencoder.parts import (
     DACDecoderArgs,
     DACEncoderArgs,
     Decoder,
@@ -27,8 +29,6 @@ from jukebox.autoencoder.config import (
     TAAEDecoderArgs,
     TAAEEncoderArgs,
 )
-from jukebox.autoencoder.dac import DACDecoder, DACEncoder
-from jukebox.autoencoder.oobleck import OobleckDecoder, OobleckEncoder
 from jukebox.autoencoder.pretransforms import build_pretransform
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.seanet import SEANetDecoder, SEANetEncoder

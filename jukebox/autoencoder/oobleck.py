@@ -9,8 +9,8 @@ import math
 
 from torch import Tensor, nn
 
-from jukebox.autoencoder.config import OobleckDecoderArgs, OobleckEncoderArgs
 from jukebox.autoencoder.layers import AntiAliased, Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.parts import OobleckDecoderArgs, OobleckEncoderArgs
 
 DILATIONS = (1, 3, 9)
 

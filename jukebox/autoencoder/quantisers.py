@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.config import DACQuantiserArgs, RVQArgs
 from jukebox.autoencoder.layers import WNConv1d
+from jukebox.autoencoder.parts import DACQuantiserArgs, RVQArgs
 from jukebox.nn.codebook import Codebook
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.config import SEANetDecoderArgs, SEANetEncoderArgs
 from jukebox.autoencoder.layers import WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.parts import SEANetDecoderArgs, SEANetEncoderArgs
 
 Args = SEANetEncoderArgs | SEANetDecoderArgs
 LSTMState = tuple[Tensor, Tensor]

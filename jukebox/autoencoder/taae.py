@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.config import TAAEDecoderArgs, TAAEEncoderArgs
 from jukebox.autoencoder.layers import Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d
 from jukebox.autoencoder.oobleck import DILATIONS, ResidualUnit
+from jukebox.autoencoder.parts import TAAEDecoderArgs, TAAEEncoderArgs
 
 Args = TAAEEncoderArgs | TAAEDecoderArgs
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from jukebox.autoencoder import bottlenecks as B
-from jukebox.autoencoder import config as C
+from jukebox.autoencoder import parts as P
 from jukebox.autoencoder.quantisers import CodebookStatistics, Draws, kmeans
 from jukebox.autoencoder.schema import Strict, check
 from jukebox.nn.codebook import draw_candidates
 
 
 class Holder(Strict):
-    bottleneck: C.Bottleneck
+    bottleneck: P.Bottleneck
 
 
 def make(kind: str, **config) -> B.Bottleneck:

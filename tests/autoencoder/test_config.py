@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jukebox.autoencoder.config import ModelConfig, decoder_channels, encoder_channels, read_config
+from jukebox.autoencoder.config import ModelConfig, read_config
 from jukebox.autoencoder.discriminators import build_discriminator
 from jukebox.autoencoder.model import Autoencoder
+from jukebox.autoencoder.parts import decoder_channels, encoder_channels
 from jukebox.autoencoder.recipe import TrainingConfig, default_losses
 from jukebox.autoencoder.schema import check, parse_json, read_json
 from jukebox.errors import HparamsError

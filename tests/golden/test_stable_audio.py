@@ -9,6 +9,7 @@ import torch
 
 from jukebox.audio.spectral import STFT, MelLoss, MultiSTFTLoss, SpectralTerms, a_weighting_taps
 from jukebox.autoencoder import config as C
+from jukebox.autoencoder import parts as P
 from jukebox.autoencoder import recipe as R
 from jukebox.autoencoder.bottlenecks import SoftNorm, Wasserstein, build_bottleneck, sample_gaussian
 from jukebox.autoencoder.discriminators import (
@@ -129,7 +130,7 @@ def bottleneck_in(golden):
 
 
 class Holder(Strict):
-    bottleneck: C.Bottleneck
+    bottleneck: P.Bottleneck
 
 
 @pytest.mark.golden("bn_train_dac_rvq")
@@ -168,7 +169,7 @@ def test_averaged_codebooks_in_training(golden):
 
 @pytest.mark.golden("bn_train_softnorm")
 def test_soft_norm_in_training(golden):
-    arrays, bottleneck = golden.arrays, SoftNorm(C.SoftNormArgs(**golden.info["args"]))
+    arrays, bottleneck = golden.arrays, SoftNorm(P.SoftNormArgs(**golden.info["args"]))
     bottleneck.load_state_dict(golden.group("sd."))
     latents, info = bottleneck.train().encode(arrays["in.x"], Draws())
     near(latents, arrays["out.z"])
@@ -188,7 +189,7 @@ def test_kl(golden):
 def test_mmd(golden):
     arrays = golden.arrays
     x = arrays["in.latents"].requires_grad_()
-    _, info = Wasserstein(C.WassersteinArgs()).train().encode(x, Recorded([arrays["in.noise"]]))
+    _, info = Wasserstein(P.WassersteinArgs()).train().encode(x, Recorded([arrays["in.noise"]]))
     near(info["mmd"], arrays["out.mmd"], atol=1e-6)
     info["mmd"].backward()
     near_gradient(x.grad, arrays["out.grad_latents"])
