@@ -67,10 +67,20 @@ setup(
         "av>=17.1",
         "tensorboardX>=2.6.2",
         "soundfile>=0.12",
+        "soxr>=0.5",
         "tqdm",
         "safetensors",
         "anyascii",
         "pydantic>=2",
         "pyyaml",
     ],
+    extras_require={
+        "tensorboard": ["tensorboard>=2.21"],
+        "hydra": ["hydra-core>=1.3"],
+        "s3": ["fsspec", "s3fs"],
+        "test": [
+            "pytest>=9", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "hypothesis>=6", "playwright>=1.60", "pillow",
+            "tensorboard>=2.21", "setuptools>=68", "ruff", "mypy", "types-PyYAML", "fsspec",
+        ],
+    },
 )

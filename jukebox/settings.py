@@ -9,14 +9,15 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
 from jukebox.corpus.hps import CorpusHps
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.encoding.hps import EncodeHps
 from jukebox.errors import HparamsError
-from jukebox.hparams import flags, help, presets
+from jukebox.hparams import config_file, flags, help, presets
 from jukebox.hparams.flags import Flag, Kind, Value
 from jukebox.hparams.resolve import Layer, Resolved, Schema, suggestion, title_of
 from jukebox.parallel.hps import LaunchHps
@@ -25,6 +26,7 @@ from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHp
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
+from jukebox.walkthrough.hps import WalkthroughHps
 from jukebox.weights.hps import FetchHps
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class Program:
     """One program: what it does, an example of its use, and the sections its flags come from.
 
     `words` are the keys filled by words that stand without a flag; `hps` is the default of --hps, None where a program
-    has no presets; `published` programs accept the retired keys of old commands.
+    has no presets; `published` programs accept the retired keys of old commands. `config`: whether flags may stand in a
+    file; then also as words `key=value`, and the names in it that stand for others.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Program:
     words: tuple[str, ...] = ()
     hps: str | None = None
     published: bool = False
+    config: Mapping[str, str] | None = None
 
     @functools.cached_property
     def schema(self) -> Schema:
@@ -95,6 +99,13 @@ PROGRAMS = {
             " --output-path=codes",
             (EncodeHps, AudioHps, VQVAEHps, LaunchHps),
             hps="teeny",
+            config={"model_config_path": "model_config", "dataset_config_path": "dataset_config"},
+        ),
+        Program(
+            "demo",
+            "Makes a corpus, trains everything on it, samples in four modes, measures, and writes one page.",
+            "python jukebox/demo.py --out=demo",
+            (WalkthroughHps,),
         ),
         Program(
             "make_corpus",
@@ -144,6 +155,10 @@ _PRESET_FLAGS = {
     "hps_dir": "a folder of presets of one's own, looked into first; so is that of the variable JUKEBOX_HPS_DIR",
     "list_hps": "show the presets and end",
 }
+_CONFIG_FLAG = {
+    "config": "a .toml, .yaml or .json file of flags; those on the command line win. A YAML file may compose groups"
+    " (Hydra): choose with words such as model=NAME"
+}
 _COMMON_FLAGS = {
     "print_hps": "show every value with where it came from, and end",
     "help": "this text; --help KEY explains one key or one section",
@@ -158,18 +173,23 @@ def parse(program: str, argv: Sequence[str]) -> Resolved:
     the flag and the cure, before anything is loaded or any process group starts.
     """
     spec = PROGRAMS[program]
-    meta = _COMMON_FLAGS if spec.hps is None else _PRESET_FLAGS | _COMMON_FLAGS
+    meta = (_PRESET_FLAGS if spec.hps is not None else {}) | _COMMON_FLAGS
+    meta |= _CONFIG_FLAG if spec.config is not None else {}
     kinds = spec.schema.kinds | {name: Kind(bool if name in _SWITCHES else str) for name in meta}
     words = ["--help" if word == "-h" else word for word in argv]
-    given = {flag.key: flag for flag in flags.split(words, kinds, spec.words, lone=("help",))}
+    split = flags.split(words, kinds, spec.words, lone=("help",), assignments=spec.config is not None)
+    given = {flag.key: flag for flag in split}
     asked = {name: given.pop(name) for name in meta if name in given}
 
     hps_dir = asked["hps_dir"].text or "" if "hps_dir" in asked else ""
     if _on(asked, "list_hps"):
         _answer(help.preset_list(presets.listing(hps_dir)))
-    layers = []
+    layers, named, config = [], spec.hps, None
+    if "config" in asked:
+        named, config = _config_layer(spec, Path(asked["config"].text or ""), given)
     if spec.hps is not None:
-        layers = _preset_layers(spec, (asked["hps"].text or "") if "hps" in asked else spec.hps, hps_dir)
+        layers = _preset_layers(spec, (asked["hps"].text if "hps" in asked else named) or "", hps_dir)
+    layers += [config] if config else []
     if "help" in asked:
         _answer(_help(spec, meta, asked["help"], spec.schema.resolve(layers), hps_dir))
     layers.append(_command_line(spec, given.values()))
@@ -214,10 +234,28 @@ def _preset_layers(spec: Program, hps: str, hps_dir: str) -> list[Layer]:
     return layers
 
 
+def _config_layer(spec: Program, path: Path, given: dict[str, Flag]) -> tuple[str | None, Layer]:
+    """The presets and the values of a --config file; choices of its groups are taken out of `given`."""
+    chosen = {name: given.pop(name).text or "" for name in config_file.groups(path) if name in given}
+    values: dict[str, Value] = {}
+    named = spec.hps
+    for word, value in config_file.read(path, chosen).items():
+        name = word.replace("-", "_")
+        name = (spec.config or {}).get(name, name)
+        if name == "hps" and spec.hps is not None:
+            named = str(value)
+        elif name in spec.schema.keys:
+            values[name] = spec.schema.convert(name, value, f"--config={path}")
+        else:
+            raise HparamsError(f"--config={path}: there is no flag {word}.{suggestion(spec.schema, name)}")
+    return named, Layer(f"config {path}", values)
+
+
 def _command_line(spec: Program, given: Iterable[Flag]) -> Layer:
     values: dict[str, Value] = {}
     retired = []
     for flag in given:
+        flag = replace(flag, key=(spec.config or {}).get(flag.key, flag.key))
         if flag.key in spec.schema.keys:
             values[flag.key] = flags.typed(flag, spec.schema.keys[flag.key].kind)
         elif spec.published and {flag.key, flag.key.removeprefix("no").removeprefix("_")} & RETIRED.keys():
@@ -251,7 +289,8 @@ def _check_together(resolved: Resolved) -> None:
     run, vqvae = resolved.section(RunHps), resolved.section(VQVAEHps)
     prior, labels = resolved.section(PriorHps), resolved.section(LabelHps)
     lyric_encoder = resolved.section(LyricEncoderHps)
-    if run.prior and prior.level >= vqvae.levels:
+    elsewhere = vqvae.restore_vqvae or resolved.section(DataHps).codes  # says how many levels there are
+    if run.prior and prior.level >= vqvae.levels and (resolved.given("levels") or not elsewhere):
         raise HparamsError(
             f"--level={prior.level}: a VQ-VAE of --levels={vqvae.levels} has the levels 0 to {vqvae.levels - 1}."
         )

@@ -62,7 +62,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def noise_keys(seeds: Tensor, items: Tensor, level: int) -> Tensor:
     """One key per row from its seed, its item number and the level; all int64 `[B]`."""
-    return _mix(_mix(_mix(seeds * _GAMMA) + items * _GAMMA) + (level + 1) * _GAMMA)
+    levels = torch.full_like(seeds, level + 1)
+    return _mix(_mix(_mix(seeds * _GAMMA) + items * _GAMMA) + levels * _GAMMA)
 
 
 def gumbel(keys: Tensor, position: int | Tensor, bins: int) -> Tensor:

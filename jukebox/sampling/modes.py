@@ -43,7 +43,7 @@ def continued(levels: Sequence[int], saved: Sequence[Given], geometry: Geometry,
 def upsampled(
     levels: Sequence[int], saved: Sequence[Given], geometry: Geometry, prompt_samples: int | None, length_samples: int
 ) -> Plan:
-    """Keep the saved codes of the highest level they have, sample the levels below.
+    """Keep the saved codes of the highest level they have, sample the levels below anew.
 
     Raises UsageError when the length asked for is longer than those codes.
     """
@@ -62,30 +62,33 @@ def upsampled(
             f"--mode=upsample: {length_samples / geometry.sr_hz:.2f} s asked for, but the saved codes of level {highest} "
             f"end after {have:.2f} s. Give --sample_length_in_seconds={have:.2f} at most, or --mode=continue first."
         )
-    kept = tuple({highest: item[highest][:needed]} | {l: c for l, c in item.items() if l < highest} for item in given)
+    kept = tuple({highest: item[highest][:needed]} for item in given)
     return Plan(tuple(sorted(below, reverse=True)), kept)
 
 
 def primed(levels: Sequence[int], files: Sequence[str], codec: Codec, prompt_sec: float, n_samples: int) -> Plan:
-    """Go on from recordings: the first prompt_sec of each file, rounded down to whole top codes, files by turns.
+    """Go on from recordings: the first prompt_sec of each file, files by turns. Raises as `prompt`."""
+    encoded = {name: prompt(name, codec, prompt_sec) for name in dict.fromkeys(files)}
+    turns = [files[i % len(files)] for i in range(n_samples)]
+    return Plan(tuple(sorted(levels, reverse=True)), tuple(dict(encoded[name]) for name in turns))
 
-    Raises UsageError when the prompt is shorter than one top code, DataError when a file is shorter than the prompt.
+
+def prompt(file: str, codec: Codec, prompt_sec: float) -> Given:
+    """Codes of the first prompt_sec of a recording, rounded down to whole top codes.
+
+    Raises UsageError when that is less than one top code, DataError when the recording is shorter.
     """
     geometry = codec.geometry
     length = int(prompt_sec * geometry.sr_hz) // geometry.top_hop * geometry.top_hop
     if not length:
         raise UsageError(f"--prompt_length_in_seconds={prompt_sec:g} is less than one code of the top level.")
-    encoded: dict[str, Given] = {}
-    for name in dict.fromkeys(files):
-        audio = io.read(name, sr_hz=geometry.sr_hz, channels=2, length_samples=length).mean(axis=1)
-        if len(audio) < length:
-            raise DataError(
-                f"--audio_file={name} has {len(audio) / geometry.sr_hz:.2f} s, less than "
-                f"--prompt_length_in_seconds={prompt_sec:g}. Give a longer recording or a shorter prompt."
-            )
-        encoded[name] = codec.encode(audio)
-    turns = [files[i % len(files)] for i in range(n_samples)]
-    return Plan(tuple(sorted(levels, reverse=True)), tuple(dict(encoded[name]) for name in turns))
+    audio = io.read(file, sr_hz=geometry.sr_hz, channels=2, length_samples=length).mean(axis=1)
+    if len(audio) < length:
+        raise DataError(
+            f"--audio_file={file} has {len(audio) / geometry.sr_hz:.2f} s, less than "
+            f"--prompt_length_in_seconds={prompt_sec:g}. Give a longer recording or a shorter prompt."
+        )
+    return codec.encode(audio)
 
 
 def _cut(given: Given, geometry: Geometry, prompt_samples: int | None) -> Given:

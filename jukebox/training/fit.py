@@ -80,6 +80,8 @@ def fit(
     """Train until the course ends or someone asks to stop; says which: "finished" or "stopped"."""
     metrics, player = Metrics(comm), task.players["main"]
     saved_at = reached.step
+    if _finished(course, reached) or player.finished:
+        return "finished"
     with Progress(course.steps or None, "step", "train", start=reached.step) as bar:
         for batch in batches:
             if reached.batch == 0:
