@@ -7,8 +7,9 @@ import math
 
 from torch import Tensor, nn
 
-from jukebox.autoencoder.layers import Recomputing, Snake, WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.layers import Recomputing, Snake, WNConv1d, WNConvTranspose1d, needed
 from jukebox.autoencoder.parts import DACDecoderArgs, DACEncoderArgs
+from jukebox.nn.tiles import Span
 
 DILATIONS = (1, 3, 9)
 
@@ -28,6 +29,9 @@ class ResidualUnit(Recomputing):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.run(self.block, x)
 
+    def span(self, span: Span) -> Span:
+        return needed(self.block, span)
+
 
 class _Block(nn.Module):
     def __init__(self, *layers: nn.Module) -> None:
@@ -37,6 +41,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.block(x)
         return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.block, span)
 
 
 def _down(n_in: int, stride: int) -> nn.Module:
@@ -73,6 +80,9 @@ class DACEncoder(nn.Module):
         latents: Tensor = self.proj_out(self.encoder(audio))
         return latents
 
+    def span(self, span: Span) -> Span:
+        return needed(self.encoder, needed(self.proj_out, span))
+
 
 class DACDecoder(nn.Module):
     """Latents (B, D, N) -> audio (B, C, T), bounded by tanh. The rates are listed from the latents down."""
@@ -92,6 +102,9 @@ class DACDecoder(nn.Module):
         audio: Tensor = self.decoder(latents)
         return audio
 
+    def span(self, span: Span) -> Span:
+        return needed(self.decoder, span)
+
 
 class _Model(nn.Module):
     def __init__(self, *layers: nn.Module) -> None:
@@ -101,3 +114,6 @@ class _Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.model(x)
         return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.model, span)

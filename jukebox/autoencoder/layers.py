@@ -11,6 +11,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from jukebox.nn.tiles import Span
+
+
+class Unbounded(Exception):
+    """A layer whose every output depends on its whole input."""
+
+
+_POINTWISE = (nn.Identity, nn.ELU, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+
+
+def needed(layer: nn.Module, span: Span) -> Span:
+    """The positions of a layer's input that a span of its output depends on. Raises Unbounded.
+
+    Layers of this package have a method `span` for it.
+    """
+    own = getattr(layer, "span", None)
+    if own is not None:
+        found: Span = own(span)
+        return found
+    if isinstance(layer, _POINTWISE):
+        return span
+    if isinstance(layer, nn.Sequential):
+        for one in reversed(layer):
+            span = needed(one, span)
+        return span
+    if isinstance(layer, nn.Conv1d):
+        (kernel,), (stride,), (dilation,) = layer.kernel_size, layer.stride, layer.dilation
+        return span.down(stride, (kernel - 1) * dilation + 1, int(layer.padding[0]))
+    if isinstance(layer, nn.ConvTranspose1d):
+        return span.up(layer.stride[0], layer.kernel_size[0], int(layer.padding[0]))
+    if isinstance(layer, nn.Upsample):
+        factor = int(layer.scale_factor)  # type: ignore[arg-type]
+        return Span(span.first // factor, span.last // factor)
+    raise Unbounded(type(layer).__name__)
+
+
+def hull(a: Span, b: Span) -> Span:
+    return Span(min(a.first, b.first), max(a.last, b.last))
+
 
 class WeightNorm(nn.Module):
     """A weight as direction and length, `w = g * v / |v|`, the norm over all axes but the first (arXiv:1602.07868).
@@ -58,6 +97,10 @@ class WNConv1d(WeightNorm):
         x = F.pad(x, self.sides) if any(self.sides) else x
         return F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation)
 
+    def span(self, span: Span) -> Span:
+        reach = (self.weight_v.shape[-1] - 1) * self.dilation + 1
+        return span.down(self.stride, reach, self.padding + self.sides[0])
+
 
 class WNConvTranspose1d(WeightNorm):
     """Weight-normed transposed convolution, (B, C_in, T) -> (B, C_out, T')."""
@@ -68,6 +111,9 @@ class WNConvTranspose1d(WeightNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose1d(x, self.weight(), self.bias, self.stride, self.padding)
+
+    def span(self, span: Span) -> Span:
+        return span.up(self.stride, self.weight_v.shape[-1], self.padding)
 
 
 class WNConv2d(WeightNorm):
@@ -105,6 +151,9 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return snake(x, self.alpha, self.alpha)
 
+    def span(self, span: Span) -> Span:
+        return span
+
 
 class SnakeBeta(nn.Module):
     """Snake with frequency and size apart, both stored as logarithms, [C]."""
@@ -116,6 +165,9 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return snake(x, self.alpha.exp()[:, None], self.beta.exp()[:, None])
+
+    def span(self, span: Span) -> Span:
+        return span
 
 
 class Recomputing(nn.Module):
@@ -150,6 +202,11 @@ class AntiAliased(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.downsample(self.act(self.upsample(x)))
         return y
+
+    def span(self, span: Span) -> Span:
+        doubled = span.down(2, 12, 5)
+        padded = Span(doubled.first + 15, doubled.last + 15).up(2, 12, 0)
+        return Span(padded.first - 5, padded.last - 5)
 
 
 class _DoubleRate(nn.Module):

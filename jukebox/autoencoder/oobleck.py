@@ -9,8 +9,9 @@ import math
 
 from torch import Tensor, nn
 
-from jukebox.autoencoder.layers import AntiAliased, Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.layers import AntiAliased, Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d, needed
 from jukebox.autoencoder.parts import OobleckDecoderArgs, OobleckEncoderArgs
+from jukebox.nn.tiles import Span
 
 DILATIONS = (1, 3, 9)
 
@@ -35,6 +36,9 @@ class ResidualUnit(Recomputing):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.run(self.layers, x)
 
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
+
 
 class EncoderBlock(nn.Module):
     """Three residual units, then a strided convolution."""
@@ -51,6 +55,9 @@ class EncoderBlock(nn.Module):
         y: Tensor = self.layers(x)
         return y
 
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
+
 
 class DecoderBlock(nn.Module):
     """An upsampling convolution, then three residual units."""
@@ -66,6 +73,9 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)
         return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
 
 
 def _upsample(n_in: int, n_out: int, stride: int, nearest: bool) -> nn.Module:
@@ -97,6 +107,9 @@ class OobleckEncoder(nn.Module):
         latents: Tensor = self.layers(audio)
         return latents
 
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
+
 
 class OobleckDecoder(nn.Module):
     """Latents (B, D, N) -> audio (B, C, T). The strides are listed from the audio up, like the encoder's."""
@@ -116,3 +129,6 @@ class OobleckDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         audio: Tensor = self.layers(latents)
         return audio
+
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from jukebox.autoencoder import config as C
 from jukebox.autoencoder.filters import Taps, pqmf_bank, sinc_kernel, sinc_resample, wavelet_kernels
+from jukebox.autoencoder.layers import Unbounded, hull
 from jukebox.autoencoder.quantisers import Draws
+from jukebox.nn.tiles import Span
 
 if TYPE_CHECKING:
     from jukebox.autoencoder.model import Autoencoder
@@ -29,6 +31,14 @@ class Pretransform(nn.Module):
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
         raise NotImplementedError
+
+    def encode_span(self, span: Span) -> Span:
+        """The audio that a span of frames depends on. Raises Unbounded."""
+        raise Unbounded(type(self).__name__)
+
+    def decode_span(self, span: Span) -> Span:
+        """The frames that a span of audio depends on. Raises Unbounded."""
+        raise Unbounded(type(self).__name__)
 
 
 class _Kernel(nn.Module):
@@ -74,6 +84,19 @@ class Wavelet(Pretransform):
             x = torch.cat([low[..., pad - 1 : -pad], self._unfold(rest)], dim=1)
         return x
 
+    def encode_span(self, span: Span) -> Span:
+        for _ in range(self.levels):
+            span = hull(span.down(2, 2 * self.reach + 1, self.reach), Span(2 * span.first, 2 * span.last + 1))
+        return span
+
+    def decode_span(self, span: Span) -> Span:
+        pad = self.reach + 2
+        for _ in range(self.levels):
+            padded = Span(span.first + pad - 1, span.last + pad - 1).up(2, 2 * self.reach + 1, self.reach)
+            low = Span(padded.first - pad // 2, padded.last - pad // 2)
+            span = hull(low, Span(span.first // 2, span.last // 2))
+        return span
+
     def _fold(self, x: Tensor) -> Tensor:
         """Pairs of samples become channels: (B, (a C), (F 2)) -> (B, (a 2 C), F)."""
         B, channels, T = x.shape
@@ -111,6 +134,16 @@ class Patched(Pretransform):
         audio = frames.unflatten(1, (-1, self.patch_size)).mT.flatten(2)
         return sinc_resample(audio, self.down, self.down_half, self.oversampling) if self.oversampling > 1 else audio
 
+    def encode_span(self, span: Span) -> Span:
+        if self.oversampling > 1:
+            raise Unbounded("oversampling, whose frames are not patch_size samples apart")
+        return span.down(self.patch_size, self.patch_size, 0)
+
+    def decode_span(self, span: Span) -> Span:
+        if self.oversampling > 1:
+            raise Unbounded("oversampling, whose frames are not patch_size samples apart")
+        return Span(span.first // self.patch_size, span.last // self.patch_size)
+
 
 class PQMF(Pretransform):
     """A pseudo-QMF bank; every second sample of the odd bands changes sign, so that all spectra point the same way."""
@@ -134,6 +167,13 @@ class PQMF(Pretransform):
         audio = F.conv_transpose1d(self._turn(split.flatten(0, 1)), self.bank, stride=self.bands) * self.bands
         return audio[:, 0, half : half + samples].reshape(frames.shape[0], -1, samples)
 
+    def encode_span(self, span: Span) -> Span:
+        return span.down(self.bands, self.bank.shape[-1], self.bank.shape[-1] // 2)
+
+    def decode_span(self, span: Span) -> Span:
+        half = self.bank.shape[-1] // 2
+        return Span(span.first + half, span.last + half).up(self.bands, 2 * half, 0)
+
     @staticmethod
     def _turn(split: Tensor) -> Tensor:
         sign = torch.ones_like(split[:1])
@@ -149,18 +189,19 @@ class InnerAutoencoder(Pretransform):
         self.args = args
         self.model = model.half() if args.model_half else model
 
+    def narrow(self, x: Tensor) -> Tensor:
+        """x in the precision of the inner model."""
+        return x.half() if self.args.model_half else x
+
     def encode(self, audio: Tensor, draws: Draws) -> Tensor:
-        dtype = audio.dtype
-        audio = audio.half() if self.args.model_half else audio
+        dtype, audio = audio.dtype, self.narrow(audio)
         whole = self.model.encode_audio(
             audio, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
         )
         return whole.to(dtype) / self.args.scale
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
-        dtype = frames.dtype
-        latents = frames * self.args.scale
-        latents = latents.half() if self.args.model_half else latents
+        dtype, latents = frames.dtype, self.narrow(frames * self.args.scale)
         audio = self.model.decode_audio(
             latents, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
         )

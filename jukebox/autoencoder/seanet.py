@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.layers import WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.layers import Unbounded, WNConv1d, WNConvTranspose1d, hull, needed
 from jukebox.autoencoder.parts import SEANetDecoderArgs, SEANetEncoderArgs
+from jukebox.nn.tiles import Span
 
 Args = SEANetEncoderArgs | SEANetDecoderArgs
 LSTMState = tuple[Tensor, Tensor]
@@ -38,6 +39,9 @@ class _NormedConv(nn.Module):
         y: Tensor = self.norm(self.conv(x))
         return y
 
+    def span(self, span: Span) -> Span:
+        return needed(self.conv, needed(self.norm, span))
+
 
 class _NormedConvTranspose(nn.Module):
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, args: Args) -> None:
@@ -52,6 +56,9 @@ class _NormedConvTranspose(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.convtr(x))
         return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.convtr, needed(self.norm, span))
 
 
 def _norm(channels: int, args: Args) -> nn.Module:
@@ -79,6 +86,12 @@ class PaddedConv(nn.Module):
         y: Tensor = self.conv(_pad(x, self.total - after, after + extra, self.mode))
         return y
 
+    def span(self, span: Span) -> Span:
+        if self.mode == "circular":
+            raise Unbounded("circular padding")
+        padded, before = needed(self.conv, span), self.total if self.causal else self.total - self.total // 2
+        return Span(padded.first - before, padded.last - before)
+
 
 def _pad(x: Tensor, before: int, after: int, mode: str) -> Tensor:
     """F.pad, also where the signal is shorter than its reflection: zeros are appended first and cut off again."""
@@ -103,6 +116,9 @@ class TrimmedConvTranspose(nn.Module):
         y: Tensor = self.convtr(x)
         return y[..., self.left : y.shape[-1] - self.right]
 
+    def span(self, span: Span) -> Span:
+        return needed(self.convtr, Span(span.first + self.left, span.last + self.left))
+
 
 class ResidualBlock(nn.Module):
     """Narrow, dilated, wide again; added to the input, or to a 1x1 convolution of it."""
@@ -121,6 +137,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.shortcut(x) + self.block(x)
         return y
+
+    def span(self, span: Span) -> Span:
+        return hull(needed(self.shortcut, span), needed(self.block, span))
 
 
 class SkipLSTM(nn.Module):
@@ -148,6 +167,9 @@ class _SEANet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.model(x)
         return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.model, span)
 
 
 class SEANetEncoder(_SEANet):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.layers import Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d
+from jukebox.autoencoder.layers import Recomputing, SnakeBeta, Unbounded, WNConv1d, WNConvTranspose1d, needed
 from jukebox.autoencoder.oobleck import DILATIONS, ResidualUnit
 from jukebox.autoencoder.parts import TAAEDecoderArgs, TAAEEncoderArgs
+from jukebox.nn.tiles import Span
 
 Args = TAAEEncoderArgs | TAAEDecoderArgs
 
@@ -192,10 +193,21 @@ class TransformerBlock(nn.Module):
         x = x + self.ff_scale(self.ff(self.ff_norm(x)))
         return x
 
+    def span(self, span: Span) -> Span:
+        """Rotation depends on differences of positions alone, so a chunk may begin anywhere."""
+        if self.self_attn.window is None:
+            raise Unbounded("full attention")
+        left, right = self.self_attn.window
+        span = span if self.conformer is None else span.grow(8)
+        return Span(span.first - left, span.last + right)
+
 
 class _Transpose(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mT
+
+    def span(self, span: Span) -> Span:
+        return span
 
 
 def _transformer(width: int, depth: int, args: Args) -> nn.Module:
@@ -220,6 +232,9 @@ class _Block(Recomputing):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self.layers, x)
+
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
 
 
 def _encoder_block(n_in: int, n_out: int, stride: int, depth: int, args: TAAEEncoderArgs) -> nn.Module:
@@ -271,6 +286,9 @@ class TAAEEncoder(nn.Module):
         latents: Tensor = self.layers(audio)
         return latents
 
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
+
 
 class TAAEDecoder(nn.Module):
     """Latents (B, D, N) -> audio (B, C, T); strides and depths are listed from the audio up, like the encoder's."""
@@ -289,3 +307,6 @@ class TAAEDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         audio: Tensor = self.layers(latents)
         return audio
+
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)

@@ -9,47 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from jukebox.autoencoder.config import ModelConfig
 from jukebox.autoencoder.layers import set_recompute
-from jukebox.autoencoder.model import Autoencoder, load_weights
+from jukebox.autoencoder.model import load_weights
 from jukebox.autoencoder.quantisers import Draws
-from jukebox.autoencoder.schema import check
 from jukebox.autoencoder.taae import windowed_attention
 from jukebox.errors import CheckpointError
 
 MANIFESTS = Path(__file__).parents[1] / "fixtures" / "manifests" / "autoencoders.json.gz"
-LEVELS = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
-SEANET = {"n_filters": 4, "lstm": 1}
-ENCODERS = {
-    "oobleck": lambda c, d: {"in_channels": c, "latent_dim": d, **LEVELS, "use_snake": True, "antialias_activation": True},
-    "dac": lambda c, d: {"in_channels": c, "latent_dim": d, "d_model": 4, "strides": [2, 4]},
-    "seanet": lambda c, d: {"channels": c, "dimension": d, "ratios": [2, 4], **SEANET},
-    "taae": lambda c, d: {"in_channels": c, "latent_dim": d, **LEVELS, "transformer_depths": [1, 1], "sliding_window": [3, 4]},
-}  # fmt: skip
-DECODERS = {
-    "oobleck": lambda c, d: {"out_channels": c, "latent_dim": d, **LEVELS, "use_nearest_upsample": True},
-    "dac": lambda c, d: {"out_channels": c, "latent_dim": d, "channels": 16, "rates": [4, 2]},
-    "seanet": lambda c, d: {"channels": c, "dimension": d, "ratios": [4, 2], **SEANET},
-    "taae": lambda c, d: {
-        "out_channels": c, "latent_dim": d, **LEVELS, "transformer_depths": [1, 1], "sliding_window": [3, 4],
-        "use_snake": True, "use_dilated_conv": True, "conformer": True, "layer_scale": False,
-    },
-}  # fmt: skip
+KINDS = ("oobleck", "dac", "seanet", "taae")
 
 
-def build(encoder="oobleck", decoder="oobleck", *, channels=1, out=None, dim=8, encoded=None, **model) -> Autoencoder:
-    tree = {
-        "encoder": encoder if isinstance(encoder, dict) else {"type": encoder, "config": ENCODERS[encoder](channels, encoded or dim)},
-        "decoder": decoder if isinstance(decoder, dict) else {"type": decoder, "config": DECODERS[decoder](out or channels, dim)},
-        "latent_dim": dim, "downsampling_ratio": 8, "io_channels": channels, "in_channels": channels,
-        "out_channels": out or channels, **model,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return Autoencoder(check(ModelConfig, {"model_type": "autoencoder", "sample_rate": 8000, "model": tree}, "m").model)
-
-
-@pytest.mark.parametrize(("encoder", "decoder"), list(itertools.product(ENCODERS, DECODERS)))
-def test_any_mixture_trains_from_mono_to_stereo(encoder, decoder):
+@pytest.mark.parametrize(("encoder", "decoder"), list(itertools.product(KINDS, KINDS)))
+def test_any_mixture_trains_from_mono_to_stereo(build, encoder, decoder):
     model = build(encoder, decoder, channels=1, out=2)
     latents, info = model.encode(torch.randn(2, 1, 96))
     audio = model.decode(latents)
@@ -60,14 +31,14 @@ def test_any_mixture_trains_from_mono_to_stereo(encoder, decoder):
 
 
 @pytest.mark.parametrize("norm", ["none", "weight_norm", "spectral_norm", "time_group_norm", "time_layer_norm"])
-def test_seanet_norms_and_short_inputs(norm):
+def test_seanet_norms_and_short_inputs(build, norm):
     config = {"channels": 1, "dimension": 8, "ratios": [2, 4], "norm": norm, "lstm": 0, "n_filters": 4}
     model = build({"type": "seanet", "config": config}, "seanet")
     for length in (1, 3, 8, 41):  # shorter than the reflected padding, and not a multiple of the ratio
         assert model.encode(torch.randn(1, 1, length))[0].shape[-1] == -(-length // 8)
 
 
-def test_causal_seanet_does_not_look_ahead():
+def test_causal_seanet_does_not_look_ahead(build):
     config = {"channels": 1, "dimension": 8, "ratios": [2, 4], "causal": True, "pad_mode": "constant", "n_filters": 4}
     model = build({"type": "seanet", "config": config}, "seanet").eval()
     audio = torch.randn(1, 1, 128)
@@ -77,7 +48,7 @@ def test_causal_seanet_does_not_look_ahead():
     assert torch.equal(a[..., :10], b[..., :10]) and not torch.equal(a[..., 10], b[..., 10])
 
 
-def test_lstm_state_can_be_carried():
+def test_lstm_state_can_be_carried(build):
     model = build("seanet", "seanet").eval()
     lstm = next(layer for layer in model.encoder.model if hasattr(layer, "lstm"))
     x = torch.randn(2, 16, 20)
@@ -87,7 +58,7 @@ def test_lstm_state_can_be_carried():
 
 
 @pytest.mark.parametrize("kind", ["oobleck", "taae"])
-def test_recomputation_gives_the_same_gradients(kind):
+def test_recomputation_gives_the_same_gradients(build, kind):
     audio = torch.randn(1, 1, 64)
     gradients = []
     for on in (False, True):
@@ -108,21 +79,21 @@ def test_windowed_attention_is_banded_attention(left, right, length):
     torch.testing.assert_close(windowed_attention(q, k, v, left, right), expected)
 
 
-def test_frozen_parts():
-    encoder = {"type": "oobleck", "config": ENCODERS["oobleck"](1, 8), "requires_grad": False}
+def test_frozen_parts(build):
+    encoder = {**build.encoder("oobleck", 1, 8), "requires_grad": False}
     quantiser = {"input_dim": 8, "n_codebooks": 2, "codebook_size": 4}
     model = build(encoder, bottleneck={"type": "dac_rvq", "config": quantiser, "requires_grad": False})
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"decoder"}
 
 
-def test_soft_clip_bounds_the_audio():
-    config = {**DECODERS["oobleck"](1, 8), "final_tanh": False}
-    plain, clipped = (build(decoder={"type": "oobleck", "config": config, "soft_clip": on}) for on in (False, True))
+def test_soft_clip_bounds_the_audio(build):
+    decoder = build.decoder("oobleck", 1, 8, final_tanh=False)
+    plain, clipped = (build(decoder={**decoder, "soft_clip": on}) for on in (False, True))
     latents = torch.randn(1, 8, 4)
     torch.testing.assert_close(clipped.decode(latents), plain.decode(latents).tanh())
 
 
-def test_chunks():
+def test_chunks(build):
     model = build().eval()
     audio, short = torch.randn(2, 1, 800), torch.randn(1, 1, 40)
     with torch.no_grad():
@@ -136,7 +107,7 @@ def test_chunks():
         assert torch.equal(model.decode_audio(latents, chunked=True), model.decode_audio(latents))
 
 
-def test_items_one_by_one_are_the_batch():
+def test_items_one_by_one_are_the_batch(build):
     model = build(
         bottleneck={"type": "tanh"}, pretransform={"type": "patched", "config": {"channels": 1, "patch_size": 1}}
     ).eval()
@@ -150,10 +121,6 @@ def test_items_one_by_one_are_the_batch():
 # ----------------------------------------------------------------------------------------------------- pretransforms
 
 
-def inner(channels=1):
-    return build(channels=channels, dim=4).config.model_dump(mode="json")
-
-
 @pytest.mark.parametrize(
     ("pretransform", "inside", "ratio"),
     [
@@ -163,13 +130,13 @@ def inner(channels=1):
         ({"type": "autoencoder", "scale": 2.0}, 4, 8),
     ],
 )
-def test_pretransforms(pretransform, inside, ratio):
+def test_pretransforms(build, pretransform, inside, ratio):
     if pretransform["type"] == "autoencoder":
-        pretransform = {**pretransform, "config": inner(channels=2)}
+        pretransform = {**pretransform, "config": build.inner(channels=2)}
     model = build(
         channels=2,
-        encoder={"type": "oobleck", "config": ENCODERS["oobleck"](inside, 8)},
-        decoder={"type": "oobleck", "config": DECODERS["oobleck"](inside, 8)},
+        encoder=build.encoder("oobleck", inside, 8),
+        decoder=build.decoder("oobleck", inside, 8),
         downsampling_ratio=8 * ratio,
         pretransform=pretransform,
     )
@@ -184,11 +151,11 @@ def test_pretransforms(pretransform, inside, ratio):
 
 
 @pytest.mark.parametrize("name", ["wavelet", "pqmf"])
-def test_pretransforms_reconstruct(name):
+def test_pretransforms_reconstruct(build, name):
     config = {"wavelet": {"channels": 1, "levels": 3, "wavelet": "bior6.8"}, "pqmf": {"num_bands": 8}}[name]
     model = build(
-        encoder={"type": "oobleck", "config": ENCODERS["oobleck"](8, 8)},
-        decoder={"type": "oobleck", "config": DECODERS["oobleck"](8, 8)},
+        encoder=build.encoder("oobleck", 8, 8),
+        decoder=build.decoder("oobleck", 8, 8),
         downsampling_ratio=64,
         pretransform={"type": name, "config": config},
     )
@@ -201,7 +168,7 @@ def test_pretransforms_reconstruct(name):
 # ----------------------------------------------------------------------------------------------------- published weights
 
 
-def test_loading_reports_and_refuses(caplog):
+def test_loading_reports_and_refuses(build, caplog):
     model, other = build(), build("dac")
     state = model.state_dict()
     report = load_weights(build(), state, "a.ckpt", strict=True)
@@ -221,7 +188,7 @@ def test_loading_reports_and_refuses(caplog):
         load_weights(other, {"x": torch.zeros(1)}, "b.ckpt")
 
 
-def test_wrapped_checkpoints_are_recognised():
+def test_wrapped_checkpoints_are_recognised(build):
     model = build()
     plain = {name: value + 1 for name, value in model.state_dict().items()}
     average = {name: value + 2 for name, value in model.state_dict().items()}
@@ -246,11 +213,11 @@ def test_published_training_wrappers_are_recognised():
         assert sorted(names) == sorted(name for name, _ in manifest["autoencoder"])
 
 
-def test_a_model_with_an_inner_autoencoder_is_not_taken_for_diffusion():
+def test_a_model_with_an_inner_autoencoder_is_not_taken_for_diffusion(build):
     model = build(
-        encoder={"type": "oobleck", "config": ENCODERS["oobleck"](4, 8)},
-        decoder={"type": "oobleck", "config": DECODERS["oobleck"](4, 8)},
+        encoder=build.encoder("oobleck", 4, 8),
+        decoder=build.decoder("oobleck", 4, 8),
         downsampling_ratio=64,
-        pretransform={"type": "autoencoder", "config": inner()},
+        pretransform={"type": "autoencoder", "config": build.inner()},
     )
     assert load_weights(model, model.state_dict(), "m.ckpt", strict=True).complete
