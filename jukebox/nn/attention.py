@@ -85,14 +85,14 @@ class Attention(nn.Module):
                 return self._heads_attend(q, k, v, mask=mask, weights=self._lyric_cut(weights))
             case P.ROW:
                 q, k, v = (t.reshape(-1, p.width, S) for t in (q, k, v))
-                return self._heads_attend(q, k, v, causal=True, weights=weights).view(B, n, S)
+                return self._heads_attend(q, k, v, causal=True, weights=weights).reshape(B, n, S)
             case P.COLUMN:
                 q, k, v = (t.view(rows).transpose(1, 2).reshape(B * p.width, -1, S) for t in (q, k, v))
                 y = self._heads_attend(q, k, v, causal=True, weights=weights)
-                return y.view(B, p.width, -1, S).transpose(1, 2).reshape(B, n, S)
+                return y.reshape(B, p.width, -1, S).transpose(1, 2).reshape(B, n, S)
             case P.PREVIOUS_ROW:
                 k, v = (F.pad(t.view(rows)[:, :-1], (0, 0, 0, 0, 1, 0)).flatten(0, 1) for t in (k, v))
-                return self._heads_attend(q.reshape(-1, p.width, S), k, v, weights=weights).view(B, n, S)
+                return self._heads_attend(q.reshape(-1, p.width, S), k, v, weights=weights).reshape(B, n, S)
             case P.SUMMARY | P.SUMMARY_SPREAD:
                 kept = p.kept_positions().to(q.device)
                 k, v = (F.pad(t[:, kept], (0, 0, p.zero_slots, 0)) for t in (k, v))
@@ -205,7 +205,7 @@ class Attention(nn.Module):
             row_q = torch.arange(first, last + 1, device=q.device)
             mask = torch.arange(last + 1, device=q.device)[None] <= row_q[:, None]
             y = self._heads_attend(q.transpose(1, 2).reshape(B * width, rows, S), keys, values, mask=mask)
-            return y.view(B, width, rows, S).transpose(1, 2)
+            return y.reshape(B, width, rows, S).transpose(1, 2)
         pages_k, pages_v = cache.pages()  # (B, 2, width, S), page = row % 2
         if lead:
             k[:, 0, :lead], v[:, 0, :lead] = pages_k[:, first % 2, :lead], pages_v[:, first % 2, :lead]
