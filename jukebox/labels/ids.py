@@ -74,6 +74,9 @@ class LabelIds:
     artists: IdTable
     genres: IdTable
     strict: bool = False  # an unknown name is an error
+    blends: dict[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # ("artist" or "genre", name) -> id behind the table
     _told: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
@@ -98,10 +101,14 @@ class LabelIds:
 
     def artist_id(self, artist: str) -> int:
         """The id of an artist; 0 when unknown. Raises DataError when strict."""
+        if ("artist", artist) in self.blends:
+            return self.blends["artist", artist]
         return self._find("artist", artist, normalised(artist) if self.version == 2 else artist.lower())
 
     def genre_ids(self, genre: str, most: int) -> list[int]:
         """One id per word (version 2; words beyond `most` are left out) or one for all (version 3)."""
+        if ("genre", genre) in self.blends:
+            return [self.blends["genre", genre]]
         if self.version == 3:
             return [self._find("genre", genre, genre.lower())]
         words = normalised(genre).split("_")

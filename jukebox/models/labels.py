@@ -7,10 +7,12 @@ from jukebox.hparams.resolve import Resolved
 from jukebox.labels.ids import Alphabet, LabelIds
 from jukebox.labels.vector import Labeller
 from jukebox.prior.hps import LabelHps
-from jukebox.prior.model import Prior
+from jukebox.prior.model import Prior, PriorShape
 
 
-def build_labeller(hps: Resolved, prior: Prior, *, ids_dir: str = "", strict: bool = False) -> Labeller | None:
+def build_labeller(
+    hps: Resolved, prior: Prior | PriorShape, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii"
+) -> Labeller | None:
     """None for an unlabelled prior. Raises HparamsError when the id tables or the alphabet do not fit the prior."""
     label = hps.section(LabelHps)
     if not label.labelled:
@@ -19,7 +21,7 @@ def build_labeller(hps: Resolved, prior: Prior, *, ids_dir: str = "", strict: bo
     ids = LabelIds.open(ids_dir, version, strict=strict)
     genres, artists = label.y_bins
     ids.check((genres, artists))
-    alphabet = Alphabet.open(ids_dir, version)
+    alphabet = Alphabet.open(ids_dir, version, text_compat=text_compat)
     if prior.n_tokens:
         alphabet.check(label.n_vocab)
     return Labeller(

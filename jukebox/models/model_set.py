@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from jukebox.data.hps import AudioHps
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams import presets
 from jukebox.hparams.resolve import Resolved, keys_of
+from jukebox.interop.published import Entry
 from jukebox.models import build, checkpoint
 from jukebox.models.codec import VQVAECodec
+from jukebox.models.port import Port, is_port
 from jukebox.prior.model import Prior
+from jukebox.resources import size_text
 from jukebox.vqvae.hps import VQVAEHps
+from jukebox.weights import catalogue
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +43,26 @@ class Part:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """A VQ-VAE and its priors; priors[level], None where that level has none."""
+    """A VQ-VAE and its priors; priors[level], None where that level has none. ids: addresses of its id tables;
+    huggingface: repository that holds the same nets in the port's layout."""
 
     name: str
     vqvae: Part
     priors: tuple[Part | None, ...]
     licence: str = ""
+    ids: tuple[str, ...] = ()
+    huggingface: str = ""
+
+    @property
+    def parts(self) -> dict[int | None, Part]:
+        """Every net by its level; None is the VQ-VAE."""
+        return {None: self.vqvae} | {level: part for level, part in enumerate(self.priors) if part is not None}
 
 
 def find(model: str, restore_vqvae: str = "") -> ModelSet:
-    """The set that a `--model` value means: a name, a file, or runs by comma.
+    """The set that a `--model` value means: a name, a file, a folder of the Hugging Face port, or runs by comma.
 
-    Raises UsageError when there is no such set, file or run.
+    Raises UsageError when there is no such set, file or run, CheckpointError when weights of it are not here.
     """
     if not model:
         raise UsageError(
@@ -57,9 +70,15 @@ def find(model: str, restore_vqvae: str = "") -> ModelSet:
             "comma, for example --model=logs/top,logs/up1,logs/up0."
         )
     file = presets.find_model_set(model) or (Path(model) if model.endswith(".toml") else None)
-    found = _from_file(file) if file else _from_runs([part.strip() for part in model.split(",") if part.strip()])
+    if file:
+        found = _ported_if_only_so(_from_file(file))
+    elif Path(model).is_dir() and is_port(model):
+        found = _recognised(Path(model))
+    else:
+        found = _from_runs([part.strip() for part in model.split(",") if part.strip()])
     if restore_vqvae:
-        found = ModelSet(found.name, Part(restore_vqvae), found.priors, found.licence)
+        found = replace(found, vqvae=Part(restore_vqvae))
+    _check_here(found)
     return found
 
 
@@ -82,7 +101,53 @@ def _from_file(path: Path) -> ModelSet:
     if not isinstance(table.get("vqvae"), dict):
         raise UsageError(f'{path}: a model set needs [vqvae] with checkpoint = "...", and [[priors]], level 0 first.')
     priors = tuple(part(entry) if entry.get("checkpoint", "") != "" else None for entry in table.get("priors", []))
-    return ModelSet(path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")))
+    return ModelSet(
+        path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")), tuple(table.get("ids", ())),
+        str(table.get("huggingface", "")),
+    )  # fmt: skip
+
+
+def _ported_if_only_so(models: ModelSet) -> ModelSet:
+    """The set with its nets taken from the fetched port where the published files are not all here."""
+    if not models.huggingface or all(_is_here(part) for part in models.parts.values()):
+        return models
+    _, folder = catalogue.hub_folder(models.name)
+    return _in_folder(models, folder) if is_port(folder) else models
+
+
+def _in_folder(models: ModelSet, folder: Path) -> ModelSet:
+    def moved(part: Part) -> Part:
+        return replace(part, checkpoint=str(folder))
+
+    return replace(models, vqvae=moved(models.vqvae), priors=tuple(part and moved(part) for part in models.priors))
+
+
+def _recognised(folder: Path) -> ModelSet:
+    """The set whose nets a folder of the port holds, by the shapes of its tensors; its configuration is not trusted."""
+    port = Port(folder)
+    for name in presets.model_sets():
+        file = presets.find_model_set(name)
+        models = _from_file(file) if file else None
+        if models is None or not all(part.hps for part in models.parts.values()):
+            continue
+        levels = len(models.priors)
+        if all(port.matches(_names(models, level), level, levels) for level in models.parts):
+            return _in_folder(models, folder)
+    raise CheckpointError(f"{folder}: these weights are of none of the model sets {', '.join(presets.model_sets())}.")
+
+
+def _names(models: ModelSet, level: int | None) -> list[Entry]:
+    """The table of names of a part that presets describe."""
+    vqvae = settings.from_presets(models.vqvae.hps)
+    if level is None:
+        return build.vqvae_names(vqvae)
+    part = models.parts[level]
+    return build.prior_names(settings.from_presets(part.hps).with_values(part.hps, **_on(vqvae, level)))
+
+
+def _on(vqvae: Resolved, level: int) -> dict[str, Any]:
+    """What a prior's presets leave open: the VQ-VAE it stands on, and its level."""
+    return {**vqvae_values(vqvae), "level": level, "prior": True}
 
 
 def _from_runs(paths: list[str]) -> ModelSet:
@@ -112,21 +177,78 @@ def _from_runs(paths: list[str]) -> ModelSet:
     return ModelSet(",".join(paths), vqvae, tuple(priors.get(level) for level in range(top + 1)))
 
 
+def _path(part: Part) -> Path:
+    """Where a part is, or would be."""
+    where = part.checkpoint
+    return catalogue.local_path(where) if "://" in where else Path(where).expanduser()
+
+
+def _is_here(part: Part) -> bool:
+    return _path(part).exists()
+
+
 def locate(part: Part) -> Path:
-    """The local file of a part. Raises CheckpointError saying what to fetch and where to put it by hand."""
-    if "://" not in part.checkpoint:
-        path = Path(part.checkpoint).expanduser()
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such checkpoint or run folder.")
+    """The local file or folder of a part. Raises CheckpointError saying what to fetch and where to put it by hand."""
+    path = _path(part)
+    if path.exists():
         return path
-    relative = part.checkpoint.split("://", 1)[1].split("/", 1)[1]
-    path = Path("~/.cache").expanduser() / relative
-    if not path.exists():
-        raise CheckpointError(
-            f"The published weights {part.checkpoint} are not here. Fetch them with `python jukebox/fetch.py`, or put the "
-            f"file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
-        )
-    return path
+    if "://" not in part.checkpoint:
+        raise CheckpointError(f"{path}: no such checkpoint or run folder.")
+    raise CheckpointError(
+        f"The published weights {part.checkpoint} are not here. Fetch them with `python jukebox/fetch.py MODEL`, or put "
+        f"the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
+    )
+
+
+def _check_here(models: ModelSet) -> None:
+    """Raises CheckpointError listing everything of a set that is missing: address, size, place."""
+    absent = {level: part for level, part in models.parts.items() if not _is_here(part)}
+    if not absent:
+        return
+    if any("://" not in part.checkpoint for part in absent.values()):
+        for part in absent.values():
+            locate(part)
+    rows, total = [], 0
+    for level, part in absent.items():
+        stored = _stored_bytes(_names(models, level), part) if part.hps and models.vqvae.hps else 0
+        total += stored
+        size = f", about {size_text(stored)}" if stored else ""
+        rows.append(f"  {part.checkpoint}{size}\n    to {_path(part)}")
+    port = f", or with --source=huggingface from {models.huggingface}" if models.huggingface else ""
+    raise CheckpointError(
+        f"--model={models.name}: {len(absent)} of its {len(models.parts)} files are not here. Fetch them with\n"
+        f"  python jukebox/fetch.py {models.name}\n(about {size_text(total)}{port}), or put them there by hand:\n"
+        + "\n".join(rows)
+        + (f"\nLicence: {models.licence}" if models.licence else "")
+    )
+
+
+def _stored_bytes(table: list[Entry], part: Part) -> int:
+    half = bool(settings.from_presets(part.hps).values["fp16_params"])
+    return sum(math.prod(e.shape) * (2 if half and e.half_ok else 4) for e in table if not e.tied_to)
+
+
+def ids_dir_of(models: ModelSet, hps: Resolved) -> str:
+    """The folder of the id tables that a prior was made with; empty = the shipped one.
+
+    Raises CheckpointError when the set names tables to fetch that are not here.
+    """
+    if models.ids:
+        folder = catalogue.ids_folder()
+        version = "v3" if hps.values["labels_v3"] else "v2"
+        absent = [
+            url for url in models.ids if f"/{version}_" in url and not (folder / url.rpartition("/")[2]).is_file()
+        ]
+        if absent:
+            shown = "\n".join(f"  {url}" for url in absent)
+            raise CheckpointError(
+                f"--model={models.name}: the id tables it was trained with are not here. Fetch them with\n"
+                f"  python jukebox/fetch.py {models.name}\nor put them into {folder} by hand, or name their folder with "
+                f"--ids_dir:\n{shown}"
+            )
+        return str(folder)
+    own = str(hps.values.get("ids_dir") or "")
+    return own if own and Path(own).is_dir() else ""
 
 
 SHAPING = ("levels", "downs_t", "strides_t", "hvqvae_multipliers", "emb_width", "width", "depth", "l_bins", "sr")
@@ -149,29 +271,52 @@ def vqvae_values(hps: Resolved) -> dict[str, Any]:
     return {name: hps.values[name] for name in names if name != "restore_vqvae"}
 
 
+def _read(part: Part, hps: Resolved | None, level: int | None, levels: int) -> checkpoint.Checkpoint:
+    """The tensors of a part under their published names. hps: what shapes it, where that is known before reading."""
+    path = locate(part)
+    if not is_port(path):
+        return checkpoint.read(path)
+    if hps is None:
+        raise CheckpointError(
+            f"{path}: weights of the Hugging Face port; name their presets with hps in a model-set file."
+        )
+    return Port(path).read(build.vqvae_names(hps) if level is None else build.prior_names(hps), level, levels)
+
+
+def _note(found: checkpoint.Checkpoint, hps: Resolved, names: Sequence[str]) -> str:
+    """For messages: in which keys a checkpoint differs from what its net was built from."""
+    return checkpoint.differing_keys(found.hps or {}, hps.values, names)
+
+
 def load_vqvae(part: Part, device: str = "cpu") -> tuple[VQVAECodec, Resolved]:
     """The VQ-VAE of a part and its hyperparameters. Raises CheckpointError when they do not fit."""
-    path = locate(part)
-    found = checkpoint.read(path)
-    hps = _hps_of(found, part)
+    hps = settings.from_presets(part.hps) if part.hps else None
+    found = _read(part, hps, None, hps.section(VQVAEHps).levels if hps else 0)
+    hps = hps or _hps_of(found)
     if hps.values["prior"]:
         raise CheckpointError(f"{found.path} is a prior, not a VQ-VAE. Name its VQ-VAE with --restore_vqvae.")
     net = build.build_vqvae(hps)
-    checkpoint.load_into(net, dict(found.model), build.vqvae_names(hps), source=str(found.path))
+    checkpoint.load_into(
+        net, found.model, build.vqvae_names(hps), source=str(found.path), note=_note(found, hps, SHAPING), consume=True
+    )
     for level in range(net.levels if net.use_bottleneck else 0):
         net.codebook(level).ready.fill_(True)
     return VQVAECodec(net.to(device), hps.section(AudioHps).sr), hps
 
 
-def prior_hps(part: Part, vqvae: Resolved, level: int) -> tuple[checkpoint.Checkpoint, Resolved]:
-    """The checkpoint of a prior, mapped, and its hyperparameters on this VQ-VAE; no net is built.
+def prior_hps(part: Part, vqvae: Resolved, level: int) -> Resolved:
+    """The hyperparameters of a prior on this VQ-VAE; no net is built, and a published file is not read.
 
     Raises CheckpointError when the file is not a prior of this level, or stands on another VQ-VAE.
     """
+    options = {k: v for k, v in part.options.items() if k.startswith("alignment_")}
+    if part.hps:
+        hps = settings.from_presets(part.hps).with_values(str(part.checkpoint), **_on(vqvae, level))
+        return hps.with_values("model set", **options)
     found = checkpoint.read(locate(part))
-    hps = _hps_of(found, part)
-    if found.hps is None or part.hps:
-        hps = hps.with_values(str(part.checkpoint), **{**vqvae_values(vqvae), "level": level})
+    hps = _hps_of(found)
+    if not hps.values["prior"]:
+        raise CheckpointError(f"{found.path} is a VQ-VAE, not a prior.")
     if hps.values["level"] != level:
         raise CheckpointError(f"{found.path} is a prior of level {hps.values['level']}, not {level}.")
     other = differing(vqvae_values(hps), vqvae_values(vqvae))
@@ -179,24 +324,25 @@ def prior_hps(part: Part, vqvae: Resolved, level: int) -> tuple[checkpoint.Check
         raise CheckpointError(
             f"{found.path} stands on another VQ-VAE than {vqvae.values['name'] or 'the one given'}:\n{other}"
         )
-    options = {k: v for k, v in part.options.items() if k.startswith("alignment_")}
-    return found, hps.with_values("model set", **options) if options else hps
+    return hps.with_values("model set", **options)
 
 
 def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> tuple[Prior, Resolved]:
     """The prior of a part, frozen, in eval mode, on its device, and its hyperparameters.
 
-    vqvae: hyperparameters of the VQ-VAE it stands on. Raises CheckpointError when the two do not fit.
+    vqvae: hyperparameters of the VQ-VAE it stands on. The net is built without memory and comes to life tensor by
+    tensor, so that file and net are never in memory both. Raises CheckpointError when the two do not fit.
     """
-    found, hps = prior_hps(part, vqvae, level)
-    net = build.build_prior(hps)
-    checkpoint.load_into(net, dict(found.model), build.prior_names(hps), source=str(found.path))
+    hps = prior_hps(part, vqvae, level)
+    found = _read(part, hps, level, hps.section(VQVAEHps).levels)
+    with torch.device("meta"):
+        net = build.build_prior(hps)
+    note = _note(found, hps, PRIOR_SHAPING)
+    checkpoint.load_into(net, found.model, build.prior_names(hps), source=str(found.path), note=note, consume=True)
     return net.eval().requires_grad_(False).to(device), hps
 
 
-def _hps_of(found: checkpoint.Checkpoint, part: Part) -> Resolved:
-    if part.hps:
-        return settings.from_presets(part.hps)
+def _hps_of(found: checkpoint.Checkpoint) -> Resolved:
     if found.hps is None:
         raise CheckpointError(
             f"{found.path} carries no hyperparameters: name its presets with hps in a model-set file."

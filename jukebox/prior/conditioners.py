@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,12 +99,25 @@ class Labels(nn.Module):
         ValueError naming the first id or time outside its table.
         """
         artist, genres = y[:, 3], y[:, 4 : 4 + self.shape.genre_slots]
-        self._check(artist, 0, self.shape.artists, "artist id")
-        self._check(genres, -1, self.shape.genres, "genre id")
+        self._check(artist, 0, self.artist.num_embeddings, "artist id")
+        self._check(genres, -1, self.genre.num_embeddings, "genre id")
         present = (genres >= 0)[..., None]
         words = (self.genre(genres.clamp_min(0)) * present).sum(1, keepdim=True)  # (B, G) -> (B, 1, W)
         start = words + self.artist(artist)[:, None]
         return start, self._timing(y) if self.shape.timing else None
+
+    @torch.no_grad()
+    def add(self, kind: str, parts: Sequence[tuple[Sequence[int], float]]) -> int:
+        """A further "artist" or "genre" that is a blend of others, each given by its ids (summed) and its weight.
+
+        Its vector is the weighted sum of theirs. Returns its id, the next one behind the table.
+        """
+        table: nn.Embedding = getattr(self, kind)
+        row = sum(weight * table.weight[list(ids)].sum(0) for ids, weight in parts)
+        assert isinstance(row, Tensor)
+        table.weight = nn.Parameter(torch.cat([table.weight, row[None].to(table.weight)]), requires_grad=False)
+        table.num_embeddings += 1
+        return table.num_embeddings - 1
 
     @staticmethod
     def _check(ids: Tensor, low: int, high: int, what: str) -> None:

@@ -42,6 +42,11 @@ class PriorShape:
     alignment_layer: int | None = None
     alignment_head: int | None = None
 
+    @property
+    def sample_length(self) -> int:
+        """Audio samples of a window."""
+        return self.n_ctx * self.hops[self.level]
+
 
 @dataclass
 class Conditioning:
@@ -85,7 +90,7 @@ class Prior(nn.Module):
         super().__init__()
         self.shape = shape
         self.level, self.n_ctx, self.hop = shape.level, shape.n_ctx, shape.hops[shape.level]
-        self.sample_length = self.n_ctx * self.hop
+        self.sample_length = shape.sample_length
         self.ratio = shape.hops[shape.level + 1] // self.hop if shape.conditioner else None
         self.n_tokens = shape.n_tokens
         self.prefix = shape.n_tokens if shape.single else 0  # lyric positions in front of the codes

@@ -62,8 +62,21 @@ class SongHps:
     requests: str = key("", "songs to sing, one table each: a .toml or .jsonl file")
     artist: str = key("", "artist of every song; empty = unknown", example="Ella Fitzgerald")
     genre: str = key("", "genre of every song; empty = unknown", example="Jazz")
-    lyrics: str = key("", "lyrics of every song: a text, or a file named .txt or .lrc")
-    ids_dir: str = key("", "folder with the artist and genre id tables; empty = the shipped data/ids")
+    lyrics: str = key("", "lyrics of every song: a text, or a file named .txt; .lrc, .vtt and .json bring their times")
+    lyric_times: str = key(
+        "",
+        "lyrics with the times they are sung at, in place of --lyrics: a .lrc, .vtt or .json file; without times the"
+        " lyrics are spread evenly over the song",
+        example="song.lrc",
+    )
+    ids_dir: str = key(
+        "",
+        "folder with the artist and genre id tables; empty = those the model was trained or fetched with, else data/ids",
+    )
+    text_compat: Literal["anyascii", "unidecode"] = key(
+        "anyascii",
+        "how lyrics become ASCII; unidecode, as the first implementation had it, if you installed that package",
+    )
     strict_labels: bool = key(False, "an artist or genre outside the id tables is an error, not class 0")
 
 

@@ -1,12 +1,13 @@
-"""From a command line to songs: loads a model set, samples its levels, writes codes, sound and page."""
+"""From a command line to songs: loads a model set, samples its levels, writes codes, sound, alignment and page."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,24 @@ from jukebox import files, runlog, settings
 from jukebox.codestore.geometry import Geometry
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
-from jukebox.labels.vector import Labeller
-from jukebox.models import build, model_set
+from jukebox.models import model_set
 from jukebox.models.codec import VQVAECodec
-from jukebox.models.labels import build_labeller
 from jukebox.models.model_set import ModelSet
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
-from jukebox.prior.model import PriorShape
-from jukebox.sampling import modes, plan
+from jukebox.prior.model import Prior
+from jukebox.sampling import alignment, modes, plan, prepare
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import LevelSinger, Song
-from jukebox.sampling.plan import LevelPlan, Window
-from jukebox.sampling.requests import LevelSettings, requests_of, settings_of
-from jukebox.sampling.save import RunFolder
+from jukebox.sampling.plan import Window
+from jukebox.sampling.prepare import Level
+from jukebox.sampling.requests import LevelSettings, Request, requests_of, settings_of
+from jukebox.sampling.save import Aligned, Facts, RunFolder, labels_of
 
 log = logging.getLogger(__name__)
+
+_NOT_ASKED = ("quiet", "device", "threads", "port", "dist_timeout")  # do not decide the result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sample, start = hps.section(SampleHps), hps.section(LaunchHps)
     if not sample.name:
         raise UsageError("--name is missing: the folder of the result, for example --name=sample_1.")
+    asked = requests_of(hps.section(SongHps), hps.section(DrawHps).seed, None)
     models = model_set.find(sample.model, sample.restore_vqvae)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
@@ -46,56 +49,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if comm.is_first:
         root.mkdir(parents=True, exist_ok=True)
         with files.RunLock(root):
-            return Session(hps, models, comm, root).run()
-    return Session(hps, models, comm, root).run()
-
-
-@dataclass(frozen=True)
-class Level:
-    """What is known of one level before its prior is loaded."""
-
-    plan: LevelPlan
-    shape: PriorShape
-    hps: Resolved
-    settings: LevelSettings
+            return Session(hps, models, asked, comm, root).run()
+    return Session(hps, models, asked, comm, root).run()
 
 
 class Session:
-    """One run of sample.py: everything is checked before the first prior is loaded."""
+    """One run of sample.py: everything is checked before the first prior is loaded. asked: the songs, each once."""
 
-    def __init__(self, hps: Resolved, models: ModelSet, comm: Comm, root: Path) -> None:
+    def __init__(self, hps: Resolved, models: ModelSet, asked: Sequence[Request], comm: Comm, root: Path) -> None:
         self.sample, self.draw, self.song = hps.section(SampleHps), hps.section(DrawHps), hps.section(SongHps)
-        self.hps, self.models, self.comm, self.root = hps, models, comm, root
+        self.hps, self.models, self.asked, self.comm = hps, models, asked, comm
         self.codec: VQVAECodec
         self.codec, self.vqvae_hps = model_set.load_vqvae(models.vqvae, comm.device)
         self.geometry: Geometry = self.codec.geometry
         self._check_rate_and_levels()
-        self.length = plan.whole_length(
-            self.sample.sample_length_in_seconds, self.sample.sample_length, self.geometry.sr_hz, self.geometry.top_hop
-        )  # fmt: skip
-        total_sec = self.sample.total_sample_length_in_seconds
-        self.total = int(total_sec * self.geometry.sr_hz) if total_sec else self.length
-        self.levels = self._levels()
+        blends = dict.fromkeys(blend for request in asked for blend in request.blends)
+        self.levels: dict[int, Level] = prepare.levels_of(
+            self.sample, self.song, models, self.vqvae_hps, self.geometry, tuple(blends)
+        )
+        self.top = self.geometry.levels - 1
+        self.lengths = prepare.Lengths(self.sample, self.geometry)
+        for request in asked:
+            self._settings(request)
+            prepare.check_song(self.lengths.song(request), self.levels, self.geometry)
+        self.folder = RunFolder(root, self._identity())
+        self.dtype = model_set.dtype_of(self.draw.dtype)
 
     def run(self) -> int:
         """Sample all levels; 0, or the code of a run that was asked to stop."""
-        begun = self._begin()
-        songs = self._songs(begun)
-        if self.comm.is_first:
-            given = {l: songs[0].have(l) for l in self.levels}
-            log.info(
-                "%d songs of %.2f s at %d Hz\n%s", len(songs), self.length / self.geometry.sr_hz, self.geometry.sr_hz,
-                plan.table([level.plan for _, level in sorted(self.levels.items(), reverse=True)], self.length,
-                           self.geometry.sr_hz, given),
-            )  # fmt: skip
-        done = self._exported_given(songs)
-        for level in self.order:
-            self._sample_level(level, songs)
+        order, songs = self._begin()
+        self._announce(songs)
+        done = []
+        given = [l for l in range(self.geometry.levels) if l > max(order) and all(song.have(l) for song in songs)]
+        if self.top in given and self.top in self.levels:
+            self._work(self.top, songs)
+        for level in sorted(given, reverse=True):  # decoded too, so that all can be compared
             done.append(level)
             self._publish(level, songs, done)
-        lowest = min(done)
-        if lowest > 0 and self.comm.is_first:
-            log.info("The model has no prior below level %d: the sound is decoded from there.", lowest)
+        for level in order:
+            self._work(level, songs)
+            done.append(level)
+            self._publish(level, songs, done)
+        if min(done) > 0:
+            log.info("The model has no prior below level %d: the sound is decoded from there.", min(done))
         log.info("%s", self.folder.root / "index.html")
         return 0
 
@@ -106,57 +102,64 @@ class Session:
             raise UsageError(
                 f"--sr={self.sample.sr}, but the VQ-VAE was trained at {self.geometry.sr_hz} Hz. Leave out --sr."
             )
-        if self.sample.levels not in (None, len(self.geometry.hops)):
+        if self.sample.levels not in (None, self.geometry.levels):
             raise UsageError(
-                f"--levels={self.sample.levels}, but the VQ-VAE of this model has {len(self.geometry.hops)} levels."
+                f"--levels={self.sample.levels}, but the VQ-VAE of this model has {self.geometry.levels} levels."
             )
 
-    def _levels(self) -> dict[int, Level]:
-        chosen = settings_of(self.draw, self.models, len(self.geometry.hops))
-        fractions = self.sample.hop_fraction
-        found = {}
-        for level, part in enumerate(self.models.priors):
-            if part is None:
-                continue
-            _, hps = model_set.prior_hps(part, self.vqvae_hps, level)
-            shape = build.prior_shape(hps)
-            ratio = self.geometry.hops[level + 1] // self.geometry.hops[level] if shape.conditioner else None
-            if level >= len(fractions):
-                raise UsageError(f"--hop_fraction has {len(fractions)} values; level {level} needs one too.")
-            hop, rounded = plan.hop_codes(fractions[level], shape.n_ctx, ratio)
-            if rounded and self.comm.is_first:
-                log.warning("--hop_fraction of level %d is rounded to %d of %d codes", level, hop, shape.n_ctx)
-            level_plan = LevelPlan(level, shape.n_ctx, hop, self.geometry.hops[level], ratio)
-            level_plan.check(self.length, self.geometry.sr_hz)
-            self._check_timing(shape)
-            found[level] = Level(level_plan, shape, hps, chosen[level])
-        if not found:
-            raise UsageError(f"--model={self.models.name} names no prior; nothing can be sampled.")
-        return found
+    def _identity(self) -> dict[str, Any]:
+        """What decides the result, as plain JSON: a run that asks for the same goes on where it was left."""
+        values = {k: v for k, v in self.hps.values.items() if k not in _NOT_ASKED}
+        return {
+            "model": self.models.name, "vqvae": self.codec.fingerprint, "settings": _plain(values),
+            "requests": [_plain(request.to_json()) for request in self.asked],
+        }  # fmt: skip
 
-    def _check_timing(self, shape: PriorShape) -> None:
-        """Every window must lie inside the timing tables of a labelled top prior (known before anything is loaded)."""
-        label = shape.labels
-        if label is None or not label.timing:
-            return
-        low, high = label.min_duration * label.sr_hz, label.max_duration * label.sr_hz
-        if not low <= self.total < high or self.length > self.total:
-            raise UsageError(
-                f"--total_sample_length_in_seconds={self.total / self.geometry.sr_hz:g}: this model knows songs of "
-                f"{label.min_duration:g} to {label.max_duration:g} s, and the whole song cannot be shorter than the "
-                f"{self.length / self.geometry.sr_hz:.2f} s asked for."
-            )
+    def _begin(self) -> tuple[list[int], list[Song]]:
+        """Open the folder, for a new run with the codes that are given: levels to sample, and all items."""
+
+        def begin() -> None:
+            found = None if self.folder.is_same() else self._plan()  # before the codes it reads are set aside
+            self.folder.begin()
+            if found is not None:
+                requests = requests_of(self.song, self.draw.seed, len(found.given))
+                fresh = [self.lengths.song(request) for request in requests]
+                for song, codes in zip(fresh, found.given, strict=True):
+                    song.codes.update(codes)
+                self.folder.save(fresh)
+                self.folder.remember(list(found.levels), [request.to_json() for request in requests])
+
+        self.comm.run_first(begin)
+        order, remembered = self.folder.remembered()
+        songs = [self.lengths.song(Request.from_json(request)) for request in remembered]
+        for song in songs:
+            song.codes = self.folder.load(song.request.item) or {}
+        return order, songs
 
     def _plan(self) -> modes.Plan:
         sample, levels = self.sample, list(self.levels)
-        prompt = sample.prompt_length_in_seconds
-        prompt_samples = int(prompt * self.geometry.sr_hz) if prompt else None
-        if sample.mode == "ancestral":
-            return modes.ancestral(levels, sample.n_samples or 1)
+        prompt_sec = sample.prompt_length_in_seconds
         if sample.mode == "primed":
-            assert prompt is not None, "checked with the flags"
-            n = sample.n_samples or len(sample.audio_file)
-            return modes.primed(levels, sample.audio_file, self.codec, prompt, n)
+            assert prompt_sec is not None, "checked with the flags"
+            n = sample.n_samples or max(len(sample.audio_file), len(self.asked))
+            found = modes.primed(levels, sample.audio_file, self.codec, prompt_sec, n)
+        elif sample.mode == "ancestral":
+            found = modes.ancestral(levels, sample.n_samples or len(self.asked))
+        else:
+            return self._plan_from_codes(int(prompt_sec * self.geometry.sr_hz) if prompt_sec else None)
+        for request, given in zip(
+            requests_of(self.song, self.draw.seed, len(found.given)), found.given, strict=True
+        ):  # fmt: skip
+            if request.prompt and request.prompt_sec:
+                given.update(modes.prompt(request.prompt, self.codec, request.prompt_sec))
+        return found
+
+    def _plan_from_codes(self, prompt_samples: int | None) -> modes.Plan:
+        sample, levels = self.sample, list(self.levels)
+        if any(request.prompt for request in self.asked):
+            raise UsageError(
+                f"--mode={sample.mode} begins with saved codes; the songs of --requests name an audio_file."
+            )
         saved = modes.load_codes(sample.codes_file, self.geometry, self.codec.fingerprint)
         if sample.n_samples not in (None, len(saved)):
             raise UsageError(
@@ -164,89 +167,109 @@ class Session:
             )
         if sample.mode == "continue":
             return modes.continued(levels, saved, self.geometry, prompt_samples)
-        return modes.upsampled(levels, saved, self.geometry, prompt_samples, self.length)
+        longest = max(self.lengths.song(request).length_samples for request in self.asked)
+        return modes.upsampled(levels, saved, self.geometry, prompt_samples, longest)
 
-    def _begin(self) -> modes.Plan | None:
-        """Open the folder; the plan of a new run, None when an earlier one goes on (its codes are there)."""
-        asked = {
-            "model": self.models.name, "vqvae": self.codec.fingerprint, "length_samples": self.length,
-            "settings": {k: v for k, v in self.hps.values.items() if k not in ("quiet", "device", "threads", "port")},
-        }  # fmt: skip
-        self.folder = RunFolder(self.root, _plain(asked))
-
-        def begin() -> modes.Plan | None:
-            found = (
-                None if self.folder.is_same() else self._plan()
-            )  # before an earlier run, which may hold the codes, is set aside
-            self.folder.begin()
-            return found
-
-        return self.comm.run_first(begin)
-
-    def _songs(self, begun: modes.Plan | None) -> list[Song]:
-        """All items of the run, each with the codes it has."""
-        if begun is not None and self.comm.is_first:
-            fresh = [
-                Song(request, self.length, self.total, dict(given))
-                for request, given in zip(
-                    requests_of(self.song, self.draw.seed, len(begun.given)), begun.given, strict=True
-                )
-            ]  # fmt: skip
-            self.folder.save(fresh)
-            self.folder.remember(list(begun.levels), len(fresh))
-        self.comm.barrier()
-        self.order, count = self.folder.remembered()
-        songs = []
-        for request in requests_of(self.song, self.draw.seed, count):
-            codes = self.folder.load(request.item)
-            songs.append(Song(request, self.length, self.total, codes or {}))
-        for level in self.levels:
-            longest = max(song.have(level) for song in songs)
-            if longest > self.levels[level].plan.total(self.length) and self.comm.is_first:
-                log.warning(
-                    "level %d: the given codes are longer than the length asked for; the rest is not used", level
-                )
-        return songs
+    def _announce(self, songs: Sequence[Song]) -> None:
+        """Say, before anything takes long, what will be done and what will not."""
+        longest = max(songs, key=lambda song: song.length_samples)
+        rows = plan.table(
+            [level.plan for _, level in sorted(self.levels.items(), reverse=True)], longest.length_samples,
+            self.geometry.sr_hz, {level: longest.have(level) for level in self.levels},
+        )  # fmt: skip
+        seconds = longest.length_samples / self.geometry.sr_hz
+        log.info("%d songs of %.2f s at %d Hz\n%s", len(songs), seconds, self.geometry.sr_hz, rows)
+        for line in prepare.notices([song.request.song for song in songs], self.levels, self.top):
+            log.info("%s", line)
+        if self.models.licence:
+            log.info("%s: %s", self.models.name, self.models.licence)
+        for level, known in self.levels.items():
+            if any(song.have(level) > known.plan.total(song.length_samples) for song in songs) and self.comm.is_first:
+                log.warning("level %d: given codes are longer than the length asked for; the rest is not used", level)
 
     # --------------------------------------------------------------------------------------------------- while
 
     def _mine(self, songs: Sequence[Song]) -> list[Song]:
         return [song for song in songs if song.request.item % self.comm.size == self.comm.rank]
 
-    def _sample_level(self, level: int, songs: list[Song]) -> None:
-        known, mine = self.levels[level], self._mine(songs)
-        part = self.models.priors[level]
+    def _work(self, level: int, songs: list[Song]) -> None:
+        """Sample what is missing of a level and, at the top, align lyrics with it; the prior is loaded only for that."""
+        known, mine, part = self.levels[level], self._mine(songs), self.models.priors[level]
         assert part is not None
-        missing = sum(max(0, known.plan.total(self.length) - song.have(level)) for song in mine)
-        if missing:
-            prior, hps = model_set.load_prior(part, self.vqvae_hps, level, self.comm.device)
-            labeller = self._labeller(hps, prior)
-            singer = LevelSinger(prior, known.plan, known.settings, labeller)
-            with runlog.Progress(missing, "code", f"level {level}") as bar:
-
-                def on_window(batch: Sequence[Song], window: Window) -> None:
-                    self.folder.save(batch)
-                    launch.set_phase(f"level {level}, window {window.start}")
-                    if launch.stop_requested():
-                        log.info("Stopped. The same command goes on from here.")
-                        raise SystemExit(launch.stop_code())
-
-                singer.sing(mine, on_window, bar.update)
+        missing = sum(max(0, known.plan.total(song.length_samples) - song.have(level)) for song in mine)
+        to_align = self._to_align(mine) if level == self.top else []
+        if missing or to_align:
+            prior, _ = model_set.load_prior(part, self.vqvae_hps, level, self.comm.device)
+            known.add_blends(prior)
+            if missing:
+                self._sing(prior, known, mine, missing)
+            if to_align:
+                self._align(prior, known, to_align)
         self.comm.barrier()
         for song in songs:
             song.codes = self.folder.load(song.request.item) or song.codes
 
-    def _labeller(self, hps: Resolved, prior: Any) -> Labeller | None:
-        return build_labeller(hps, prior, ids_dir=self.song.ids_dir, strict=self.song.strict_labels)
+    def _sing(self, prior: Prior, known: Level, songs: Sequence[Song], missing: int) -> None:
+        level = known.plan.level
 
-    def _exported_given(self, songs: list[Song]) -> list[int]:
-        """Levels above those sampled whose codes were given: decoded too, so that all can be compared."""
-        above = [l for l in range(len(self.geometry.hops)) if l > max(self.order) and all(s.have(l) for s in songs)]
-        done: list[int] = []
-        for level in sorted(above, reverse=True):
-            done.append(level)
-            self._publish(level, songs, done)
-        return done
+        def on_window(batch: Sequence[Song], window: Window) -> None:
+            self.folder.save(batch)
+            launch.set_phase(f"level {level}, window {window.start}")
+            if launch.stop_requested():
+                log.info("Stopped. The same command goes on from here.")
+                raise SystemExit(launch.stop_code())
+
+        with runlog.Progress(missing, "code", f"level {level}") as bar:
+            for chosen, alike in self._by_settings(songs, level):
+                singer = LevelSinger(prior, known.plan, chosen, known.labeller, self.dtype)
+                singer.sing(alike, on_window, bar.update)
+
+    def _settings(self, request: Request) -> dict[int, LevelSettings]:
+        return settings_of(self.draw, self.models, self.geometry.levels, request)
+
+    def _by_settings(self, songs: Sequence[Song], level: int) -> Iterator[tuple[LevelSettings, list[Song]]]:
+        """Songs that are drawn alike can be sampled together."""
+
+        def chosen(song: Song) -> LevelSettings:
+            return self._settings(song.request)[level]
+
+        for _, alike in groupby(sorted(songs, key=lambda song: repr(chosen(song))), key=chosen):
+            group = list(alike)
+            yield chosen(group[0]), group
+
+    # ------------------------------------------------------------------------------------------------- alignment
+
+    def _to_align(self, songs: Sequence[Song]) -> list[Song]:
+        """Songs with lyrics of which no alignment is stored yet, where the top prior can make one."""
+        known = self.levels[self.top]
+        if known.labeller is None or alignment.why_not(known.shape):
+            return []
+        found = [song for song in songs if known.labeller.alphabet.clean(song.request.song.lyrics)[0]]
+        return [song for song in found if self.folder.load_alignment(song.request.item) is None]
+
+    def _align(self, prior: Prior, known: Level, songs: Sequence[Song]) -> None:
+        assert known.labeller is not None
+        with runlog.Progress(len(songs), "song", "aligning") as bar:
+            for song in songs:
+                weights = alignment.align(prior, known.labeller, known.plan, [song], dtype=self.dtype)
+                self.folder.save_alignment(song.request.item, weights[0])
+                bar.update()
+
+    def _aligned(self, songs: Sequence[Song]) -> dict[int, Aligned]:
+        """The stored alignments by item, with the times of words."""
+        known = self.levels.get(self.top)
+        if known is None or known.labeller is None or alignment.why_not(known.shape):
+            return {}
+        code_sec, alphabet = known.plan.samples_per_code / self.geometry.sr_hz, known.labeller.alphabet
+        found = {}
+        for song in songs:
+            weights, lyrics = self.folder.load_alignment(song.request.item), song.request.song.lyrics
+            if weights is not None:
+                words = alignment.word_times(weights, lyrics, alphabet, code_sec)
+                found[song.request.item] = Aligned(weights, alphabet.clean(lyrics)[0], tuple(words))
+        return found
+
+    # --------------------------------------------------------------------------------------------------- after
 
     def _publish(self, level: int, songs: list[Song], done: list[int]) -> None:
         """Decode, then write everything of a finished level."""
@@ -255,23 +278,33 @@ class Session:
             for song in self._mine(songs):
                 self.folder.decode(song, level, self.codec, tags)
             self.comm.barrier()
-        if self.comm.is_first and not self.folder.finished(level):
-            chosen = [
-                asdict(self.levels[l].settings) if l in self.levels else {} for l in range(len(self.geometry.hops))
-            ]
-            self.folder.export(songs, level, len(self.geometry.hops), [], chosen)
-            self.folder.drop_arrays(level)
         if self.comm.is_first:
+            if not self.folder.finished(level):
+                self._export(level, songs)
             details = {"model": {"checkpoint": self.models.vqvae.checkpoint, "hps": dict(self.vqvae_hps.values)}}
             self.folder.store(songs, done, self.codec, details)
-            command = "python jukebox/sample.py " + " ".join(shlex.quote(word) for word in sys.argv[1:])
-            shown = {
-                "model": self.models.name, "mode": self.sample.mode, "seed": self.draw.seed,
-                "length": f"{self.length / self.geometry.sr_hz:.2f} s",
-                **{f"level {l}": _knobs(known.settings) for l, known in sorted(self.levels.items(), reverse=True)},
-            }  # fmt: skip
-            self.folder.page(songs, done, self.geometry.sr_hz, self.root.name, command, shown, self.models.licence)
+            self.folder.page(songs, done, self._facts(songs), self._aligned(songs))
         self.comm.barrier()
+
+    def _export(self, level: int, songs: Sequence[Song]) -> None:
+        chosen = self._settings(songs[0].request)
+        kwargs = [asdict(chosen[l]) if l in self.levels else {} for l in range(self.geometry.levels)]
+        labels = [
+            labels_of([self.levels[l].label(song) for song in songs] if l in self.levels else [None] * len(songs))
+            for l in range(self.geometry.levels)
+        ]
+        self.folder.export(songs, level, self.geometry.levels, labels, kwargs)
+        self.folder.drop_arrays(level)
+
+    def _facts(self, songs: Sequence[Song]) -> Facts:
+        chosen = self._settings(songs[0].request)
+        shown = {
+            "model": self.models.name, "mode": self.sample.mode, "seed": self.draw.seed,
+            "length": f"{max(song.length_samples for song in songs) / self.geometry.sr_hz:.2f} s",
+            **{f"level {l}": _knobs(chosen[l]) for l in sorted(self.levels, reverse=True)},
+        }  # fmt: skip
+        command = "python jukebox/sample.py " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+        return Facts(self.folder.root.name, self.geometry.sr_hz, command, shown, self.models.licence)
 
 
 def _knobs(level: LevelSettings) -> str:

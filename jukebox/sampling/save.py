@@ -4,7 +4,9 @@ The folder of a run:
 
     run.json                 what was asked, and of which model
     progress/item_<i>.npz    codes of every level so far: the truth a restart goes on from
+    progress/align_<i>.npz   attention on the lyrics
     level_<l>/item_<i>.wav, data.pth.tar, index.html
+    level_<l>/item_<i>/      lyrics.json, align.json, align.png (as published), lyrics.lrc, lyrics.vtt, words.json
     codes/                   a store of codes of the finished levels (jukebox/codestore)
     index.html               all levels together
 """
@@ -16,7 +18,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,34 @@ from jukebox.audio import io as audio_io
 from jukebox.codestore.layout import ItemFacts, Source
 from jukebox.codestore.writer import StoreWriter
 from jukebox.errors import DataError
+from jukebox.labels.vector import Label
 from jukebox.models.codec import Codec
-from jukebox.pages.page import Item, Page
-from jukebox.pages.render import take, write_run
+from jukebox.pages import links, lyric_files, png
+from jukebox.pages.page import Item, Page, WordTime
+from jukebox.pages.render import take, write_page
+from jukebox.sampling import align_files
 from jukebox.sampling.levels import Song
 from jukebox.sampling.modes import Given
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Lyrics and time of one item: attention `[N, F]` on the cleaned lyrics, and the times of the words as given."""
+
+    weights: NDArray[np.float32]
+    lyrics: str
+    words: tuple[WordTime, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page says about a whole run."""
+
+    title: str
+    sr_hz: int
+    command: str
+    settings: Mapping[str, Any]
+    licence: str = ""
 
 
 @dataclass
@@ -66,14 +91,14 @@ class RunFolder:
     def _state(self) -> Path:
         return self.root / "progress" / "plan.json"
 
-    def remember(self, order: Sequence[int], items: int) -> None:
-        """Record, after the given codes are saved, which levels are sampled in which order, for how many items."""
-        files.publish_json(self._state, {"levels": list(order), "items": items})
+    def remember(self, order: Sequence[int], items: Sequence[Mapping[str, Any]]) -> None:
+        """Record, after the given codes are saved, which levels are sampled in which order, for which items."""
+        files.publish_json(self._state, {"levels": list(order), "items": list(items)})
 
-    def remembered(self) -> tuple[list[int], int]:
+    def remembered(self) -> tuple[list[int], list[dict[str, Any]]]:
         """What `remember` recorded."""
         found = json.loads(self._state.read_text(encoding="utf-8"))
-        return list(found["levels"]), int(found["items"])
+        return list(found["levels"]), list(found["items"])
 
     def _set_aside(self) -> None:
         old = [p for p in self.root.iterdir() if p.name not in ("earlier", "LOCK") and not p.name.startswith(".tmp-")]
@@ -97,14 +122,24 @@ class RunFolder:
 
     def load(self, item: int) -> Given | None:
         """The codes an item had when the run was left, or None. Raises DataError when the file is damaged."""
-        path = self._progress(item)
-        if not path.exists():
+        found = _arrays(self._progress(item), "this item is sampled anew")
+        if found is None:
             return None
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-                return {int(name.removeprefix("level_")): found[name].astype(np.int64) for name in found.files}
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}). Delete it, and this item is sampled anew.") from None
+        return {int(name.removeprefix("level_")): codes.astype(np.int64) for name, codes in found.items()}
+
+    def save_alignment(self, item: int, weights: NDArray[np.float32]) -> None:
+        """Publish the attention of an item on its lyrics."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, weights=weights)
+        files.publish_bytes(self._alignment(item), buffer.getvalue())
+
+    def load_alignment(self, item: int) -> NDArray[np.float32] | None:
+        """What `save_alignment` stored, or None. Raises DataError when the file is damaged."""
+        found = _arrays(self._alignment(item), "this item is aligned anew")
+        return None if found is None else found["weights"].astype(np.float32)
+
+    def _alignment(self, item: int) -> Path:
+        return self.root / "progress" / f"align_{item:04d}.npz"
 
     def _progress(self, item: int) -> Path:
         return self.root / "progress" / f"item_{item:04d}.npz"
@@ -135,16 +170,15 @@ class RunFolder:
         settings: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
         """`data.pth.tar` of a level: zs of all levels (empty below), labels, settings, x; loads with weights_only."""
-        zs = []
+        zs: list[torch.Tensor] = []
+        none = np.zeros(0, np.int64)
         for i in range(levels):
-            rows = [song.codes.get(i, np.zeros(0, np.int64)) for song in songs] if i >= level else []
-            shortest = min((len(row) for row in rows), default=0)
-            zs.append(
-                torch.from_numpy(np.stack([row[:shortest] for row in rows]))
-                if rows
-                else torch.zeros(len(songs), 0, dtype=torch.int64)
-            )
-        x = torch.from_numpy(np.stack([self.sound(song.request.item, level) for song in songs]))[..., None]
+            rows = [song.codes.get(i, none) if i >= level else none for song in songs]
+            shortest = min(len(row) for row in rows)  # where lengths differ; codes/ has them whole
+            zs.append(torch.from_numpy(np.stack([row[:shortest] for row in rows])))
+        sounds = [self.sound(song.request.item, level) for song in songs]
+        shortest = min(len(sound) for sound in sounds)
+        x = torch.from_numpy(np.stack([sound[:shortest] for sound in sounds]))[..., None]
         tree = {"zs": zs, "labels": list(labels), "sampling_kwargs": list(settings), "x": x}
         files.publish(self.level(level) / "data.pth.tar", lambda out: torch.save(tree, out))
 
@@ -174,28 +208,74 @@ class RunFolder:
         fresh.rename(final)
 
     def page(
-        self, songs: Sequence[Song], done: Sequence[int], sr_hz: int, title: str, command: str,
-        settings: Mapping[str, Any], licence: str = "",
+        self, songs: Sequence[Song], done: Sequence[int], facts: Facts, aligned: Mapping[int, Aligned] | None = None
     ) -> Path:  # fmt: skip
-        """`index.html` over all finished levels, and one inside each."""
-        items = []
-        for song in songs:
-            item, about = song.request.item, song.request.song
-            takes = []
-            for level in sorted(done, reverse=True):
-                audio = audio_io.read(self.level(level) / f"item_{item}.wav")
-                takes.append(take(level, audio, sr_hz, f"level_{level}/item_{item}.wav"))
-            items.append(
-                Item(
-                    id=item,
-                    title=about.title,
-                    artist=about.artist,
-                    genre=about.genre,
-                    lyrics=about.lyrics,
-                    seed=song.request.seed,
-                    takes=tuple(takes),
-                )  # fmt: skip
-            )
-        return write_run(
-            self.root, Page(title=title, command=command, settings=settings, items=tuple(items), licence=licence)
-        )
+        """`index.html` over all finished levels, and one inside each, with the lyric files of the level's items."""
+        levels, aligned = sorted(done, reverse=True), aligned or {}
+        items = tuple(self._item(song, levels, facts.sr_hz, aligned.get(song.request.item)) for song in songs)
+        page = Page(facts.title, command=facts.command, settings=facts.settings, items=items, licence=facts.licence)
+
+        def of_level(level: int) -> Page:
+            return page.map_items(lambda item, _: self._with_lyrics(item, level, aligned.get(item.id)))
+
+        pages = {level: of_level(level) for level in levels}
+        for level in levels:
+            write_page(self.level(level), links.only_level(pages[level], level))
+        return write_page(self.root, links.above_levels(pages[levels[0]], levels))
+
+    def _item(self, song: Song, levels: Sequence[int], sr_hz: int, aligned: Aligned | None) -> Item:
+        number, about = song.request.item, song.request.song
+        takes = []
+        for level in levels:
+            audio = audio_io.read(self.level(level) / f"item_{number}.wav")
+            takes.append(take(level, audio, sr_hz, f"level_{level}/item_{number}.wav"))
+        words = aligned.words if aligned else None
+        return Item(
+            number, about.title, about.artist, about.genre, about.lyrics, seed=song.request.seed, takes=tuple(takes),
+            words=words or None,
+        )  # fmt: skip
+
+    def _with_lyrics(self, item: Item, level: int, aligned: Aligned | None) -> Item:
+        """Write what belongs to the lyrics of an item into a level's folder, and link it."""
+        folder, href = self.level(level) / f"item_{item.id}", f"level_{level}/item_{item.id}"
+        if aligned is None:
+            return item
+        weights = align_files.trimmed(aligned.weights)
+        made = {"lyrics.json": align_files.lyrics_json(aligned.lyrics[: weights.shape[1]]).encode()}
+        if weights.size:
+            made["align.json"] = align_files.align_json(weights).encode()
+            made["align.png"] = align_files.align_png(weights)
+            made["alignment.png"] = png.alignment_png(weights)
+        if item.words:
+            made["lyrics.lrc"] = lyric_files.lrc(item).encode()
+            made["lyrics.vtt"] = align_files.vtt(item.words).encode()
+            made["words.json"] = lyric_files.words_json(item).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, body in made.items():
+            files.publish_bytes(folder / name, body)
+        offered = {"lrc": "lyrics.lrc", "vtt": "lyrics.vtt", "json": "words.json"}
+        downloads = {kind: f"{href}/{name}" for kind, name in offered.items() if name in made}
+        return replace(item, downloads=downloads, alignment=f"{href}/alignment.png" if weights.size else None)
+
+
+def labels_of(labels: Sequence[Label | None]) -> dict[str, Any]:
+    """The labels of one level as published files have them: `y` `[B, columns]` and a description of each item."""
+    known = [label for label in labels if label is not None]
+    if len(known) < len(labels):
+        nothing: dict[str, Any] = {"artist": "n/a", "genre": "n/a", "lyrics": [], "full_tokens": []}
+        return {"y": torch.zeros(len(labels), 0, dtype=torch.int64), "info": [dict(nothing) for _ in labels]}
+    info = [
+        {"artist": label.artist, "genre": label.genre, "lyrics": label.lyrics, "full_tokens": list(label.tokens)}
+        for label in known
+    ]
+    return {"y": torch.from_numpy(np.stack([label.y for label in known])), "info": info}
+
+
+def _arrays(path: Path, consequence: str) -> dict[str, NDArray[Any]] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it, and {consequence}.") from None
