@@ -6,15 +6,16 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jukebox.parallel.launch import guard
+from jukebox.parallel.launch import guarded
 
 
+@guarded
 def main() -> int:
-    """Run as a console script or by path."""
-    from jukebox.encoding.store_commands import main
+    """Start by path, with `python -m`, or as the console script."""
+    from jukebox.encoding import store_commands
 
-    return main()
+    return store_commands.main()
 
 
 if __name__ == "__main__":
-    guard(main)
+    main()

@@ -6,15 +6,18 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jukebox.parallel.launch import guard
+from jukebox import settings
+from jukebox.parallel.launch import guarded
 
 
+@guarded
 def main() -> int:
-    """Run as a console script or by path."""
-    from jukebox.encoding.run import main
+    """Start by path, with `python -m`, or as the console script."""
+    hps = settings.parse("pre_encode", sys.argv[1:])  # help, and every mistake in a flag, before torch is loaded
+    from jukebox.encoding import run
 
-    return main()
+    return run.main(hps)
 
 
 if __name__ == "__main__":
-    guard(main)
+    main()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jukebox import runlog, settings
+from jukebox import runlog
 from jukebox.audio import io
 from jukebox.codestore.layout import ItemFacts, Source
 from jukebox.codestore.store import CodeStore
@@ -29,9 +28,8 @@ from jukebox.vqvae.hps import VQVAEHps
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Encode what the command line asks for; the exit code."""
-    hps = settings.parse("pre_encode", sys.argv[1:] if argv is None else argv)
+def main(hps: Resolved) -> int:
+    """Encode what the settings of `pre_encode` ask for; the exit code."""
     encode, restore = hps.section(EncodeHps), hps.section(VQVAEHps).restore_vqvae
     missing = {
         "--audio_files_dir": encode.audio_files_dir, "--output-path": encode.output_path, "--restore_vqvae": restore,

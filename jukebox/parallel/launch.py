@@ -1,11 +1,12 @@
 """How a program starts as one process or many; the same command runs alone, under mpiexec and under torchrun.
 
+@launch.guarded
 def main() -> int | None:
     comm = launch.start(hps.device, hps.threads, hps.port, hps.dist_timeout)
     ...
     return launch.stop_code() if stopped_early else 0
 
-launch.guard(main)
+main()
 """
 
 import logging
@@ -21,7 +22,7 @@ from jukebox.files import printable
 from jukebox.parallel.comm import Comm, DistComm, SoloComm
 from jukebox.parallel.mpi import load_mpi, mismatch
 from jukebox.parallel.signals import stop_code, stop_requested
-from jukebox.parallel.way_out import guard, set_phase, set_run_folder
+from jukebox.parallel.way_out import guard, guarded, set_phase, set_run_folder
 from jukebox.parallel.world import World, job, world
 from jukebox.resources import cores
 
@@ -32,6 +33,7 @@ __all__ = [
     "World",
     "finish",
     "guard",
+    "guarded",
     "set_phase",
     "set_run_folder",
     "start",

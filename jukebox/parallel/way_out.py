@@ -6,6 +6,7 @@ together, or MPI_Abort ends them all. SIGKILL needs no help of ours.
 """
 
 import faulthandler
+import functools
 import os
 import select
 import signal
@@ -60,6 +61,16 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
     except BaseException as error:
         _fail(error)
     leave(code, None if code == 0 else _MEETING_SEC)
+
+
+def guarded(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
+    """Make a function a program: whoever calls it, a script or a console script, its process ends as in `guard`."""
+
+    @functools.wraps(main)
+    def program() -> NoReturn:
+        guard(main)
+
+    return program
 
 
 def set_phase(text: str) -> None:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jukebox import files, runlog, settings
+from jukebox import files, runlog
 from jukebox.codestore.geometry import Geometry
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 _NOT_ASKED = ("quiet", "device", "threads", "port", "dist_timeout")  # do not decide the result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Sample what the command line asks for; the exit code."""
-    hps = settings.parse("sample", sys.argv[1:] if argv is None else argv)
+def main(hps: Resolved) -> int:
+    """Sample what the settings of `sample` ask for; the exit code."""
     sample, start = hps.section(SampleHps), hps.section(LaunchHps)
     if not sample.name:
         raise UsageError("--name is missing: the folder of the result, for example --name=sample_1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ from jukebox.vqvae.model import VQVAE
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train what the command line asks for; the exit code."""
-    hps = complete(settings.parse("train", sys.argv[1:] if argv is None else argv))
+def main(hps: Resolved) -> int:
+    """Train what the settings of `train` ask for; the exit code."""
+    hps = complete(hps)
     start = hps.section(LaunchHps)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)

@@ -7,12 +7,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jukebox import settings
 from jukebox.errors import UserError
+from jukebox.hparams.resolve import Resolved
 from jukebox.walkthrough import figures, gallery
 from jukebox.walkthrough.hps import WalkthroughHps
 
@@ -33,9 +32,9 @@ class Step:
     parallel: bool = False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(settings: Resolved) -> int:
     """Run every step, measure, write the page; raises UserError when a figure is worse than its bound."""
-    hps = settings.parse("demo", sys.argv[1:] if argv is None else argv).section(WalkthroughHps)
+    hps = settings.section(WalkthroughHps)
     root = Path(hps.out)
     root.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
