@@ -181,14 +181,18 @@ def test_where_items_lie(golden):
             assert chunk_table(lengths, length, one_shifted)[n] == found
 
 
+def entry_of(name: str, seconds: float, sr_hz: int) -> Entry:
+    """A file of so many seconds, whose whole samples are counted as the first implementation did."""
+    whole = int(seconds * sr_hz)
+    fine = min(max(round(seconds * sr_hz * 1000), whole * 1000), whole * 1000 + 999)
+    return Entry(name, 1, 1, sr_hz=sr_hz * 1000, channels=2, length_samples=fine)
+
+
 @pytest.mark.golden("dataset")
 def test_songs_kept_and_dealt(golden, tmp_path):
     for case in golden.info["cases"]:
         c = case["config"]
-        entries = (
-            Entry(f"song_{i}.wav", 1, 1, sr_hz=c["sr"], channels=2, length_samples=int(sec * c["sr"]))
-            for i, sec in enumerate(c["durs"])
-        )
+        entries = (entry_of(f"song_{i}.wav", seconds, c["sr"]) for i, seconds in enumerate(c["durs"]))
         index = Index(tmp_path, tuple(entries))
         assert duration_range(c["L"], c["sr"], c["min_d"], c["max_d"])[0] == case["min_duration_used"]
 
