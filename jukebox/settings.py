@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from jukebox.corpus.hps import CorpusHps
-from jukebox.data.hps import AudioHps, DataHps
+from jukebox.data.hps import AudioHps, DataHps, MakeIdsHps
 from jukebox.encoding.hps import EncodeHps
 from jukebox.errors import HparamsError
 from jukebox.hparams import config_file, flags, help, presets
 from jukebox.hparams.flags import Flag, Kind, Value
 from jukebox.hparams.resolve import Layer, Resolved, Schema, suggestion, title_of
+from jukebox.models.hps import ExportHps
 from jukebox.parallel.hps import LaunchHps
 from jukebox.parallel.launch import world
 from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHps
-from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
+from jukebox.sampling.hps import AlignHps, DrawHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
 from jukebox.walkthrough.hps import WalkthroughHps
@@ -112,6 +113,26 @@ PROGRAMS = {
             "Makes songs with known artist, genre, lyrics and character times, to train on and to measure with.",
             "python jukebox/make_corpus.py --out=corpus --songs=32 --seed=0",
             (CorpusHps,),
+        ),
+        Program(
+            "align",
+            "Aligns the lyrics of a finished sampling run with time, and writes its pages anew.",
+            "python jukebox/align.py --logdir=sample_1b",
+            (AlignHps, LaunchHps),
+            words=("logdir",),
+        ),
+        Program(
+            "export",
+            "Converts weights between the published layout, the Hugging Face port's, safetensors, and run folders.",
+            "python jukebox/export.py logs/small_prior --to=safetensors --out=small_prior.safetensors",
+            (ExportHps,),
+            words=("source",),
+        ),
+        Program(
+            "make_ids",
+            "Makes id tables of artists and genres from the metadata of a folder of songs, and proposes keys for labels.",
+            "python jukebox/make_ids.py --audio_files_dir=music --out=ids",
+            (MakeIdsHps,),
         ),
         Program(
             "fetch",

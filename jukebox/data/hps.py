@@ -46,3 +46,14 @@ class DataHps:
     max_audio_sec: float = key(
         21600.0, "longer files are refused before they are decoded, against archive bombs; 0 = no limit", unit="s", ge=0
     )
+
+
+@section("make_ids", "Making of id tables")
+class MakeIdsHps:
+    audio_files_dir: str = key("", "folder scanned for songs, with all below it", example="~/music")
+    metadata: str = key("", "artist, genre and lyrics per song, as for train.py; empty = what lies beside the audio")
+    out: str = key("ids", "folder for the tables, to be given as --ids_dir")
+    min_songs: int = key(1, "an artist or genre with fewer songs stays unknown", unit="songs", ge=1)
+    max_audio_sec: float = key(
+        21600.0, "longer files are refused before they are decoded; 0 = no limit", unit="s", ge=0
+    )

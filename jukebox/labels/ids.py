@@ -77,7 +77,9 @@ class LabelIds:
     blends: dict[tuple[str, str], int] = field(
         default_factory=dict
     )  # ("artist" or "genre", name) -> id behind the table
-    _told: set[str] = field(default_factory=set, repr=False)
+    told: set[str] = field(
+        default_factory=set, repr=False
+    )  # what was warned of; may be shared, so that it is said once
 
     @classmethod
     def open(cls, folder: Path | str = "", version: int = 3, *, strict: bool = False) -> "LabelIds":
@@ -139,10 +141,10 @@ class LabelIds:
         """Say once what is wrong with a name, and in all no more than a screenful; an error when strict."""
         if self.strict:
             raise DataError(f"{subject} {fault()}. Correct it, or leave out --strict_labels.")
-        if subject in self._told or len(self._told) > MOST_WARNINGS:
+        if subject in self.told or len(self.told) > MOST_WARNINGS:
             return
-        self._told.add(subject)
-        if len(self._told) > MOST_WARNINGS:
+        self.told.add(subject)
+        if len(self.told) > MOST_WARNINGS:
             log.warning("More artists and genres are unknown or too long; they are not listed.")
         else:
             log.warning("%s %s%s", subject, fault(), consequence)

@@ -271,7 +271,7 @@ def vqvae_values(hps: Resolved) -> dict[str, Any]:
     return {name: hps.values[name] for name in names if name != "restore_vqvae"}
 
 
-def _read(part: Part, hps: Resolved | None, level: int | None, levels: int) -> checkpoint.Checkpoint:
+def read_part(part: Part, hps: Resolved | None, level: int | None, levels: int) -> checkpoint.Checkpoint:
     """The tensors of a part under their published names. hps: what shapes it, where that is known before reading."""
     path = locate(part)
     if not is_port(path):
@@ -291,8 +291,8 @@ def _note(found: checkpoint.Checkpoint, hps: Resolved, names: Sequence[str]) -> 
 def load_vqvae(part: Part, device: str = "cpu") -> tuple[VQVAECodec, Resolved]:
     """The VQ-VAE of a part and its hyperparameters. Raises CheckpointError when they do not fit."""
     hps = settings.from_presets(part.hps) if part.hps else None
-    found = _read(part, hps, None, hps.section(VQVAEHps).levels if hps else 0)
-    hps = hps or _hps_of(found)
+    found = read_part(part, hps, None, hps.section(VQVAEHps).levels if hps else 0)
+    hps = hps or hps_of(found)
     if hps.values["prior"]:
         raise CheckpointError(f"{found.path} is a prior, not a VQ-VAE. Name its VQ-VAE with --restore_vqvae.")
     net = build.build_vqvae(hps)
@@ -314,7 +314,7 @@ def prior_hps(part: Part, vqvae: Resolved, level: int) -> Resolved:
         hps = settings.from_presets(part.hps).with_values(str(part.checkpoint), **_on(vqvae, level))
         return hps.with_values("model set", **options)
     found = checkpoint.read(locate(part))
-    hps = _hps_of(found)
+    hps = hps_of(found)
     if not hps.values["prior"]:
         raise CheckpointError(f"{found.path} is a VQ-VAE, not a prior.")
     if hps.values["level"] != level:
@@ -334,7 +334,7 @@ def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> 
     tensor, so that file and net are never in memory both. Raises CheckpointError when the two do not fit.
     """
     hps = prior_hps(part, vqvae, level)
-    found = _read(part, hps, level, hps.section(VQVAEHps).levels)
+    found = read_part(part, hps, level, hps.section(VQVAEHps).levels)
     with torch.device("meta"):
         net = build.build_prior(hps)
     note = _note(found, hps, PRIOR_SHAPING)
@@ -342,7 +342,7 @@ def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> 
     return net.eval().requires_grad_(False).to(device), hps
 
 
-def _hps_of(found: checkpoint.Checkpoint) -> Resolved:
+def hps_of(found: checkpoint.Checkpoint) -> Resolved:
     if found.hps is None:
         raise CheckpointError(
             f"{found.path} carries no hyperparameters: name its presets with hps in a model-set file."

@@ -24,6 +24,8 @@ FRAME_SEC = 0.05
 """Resolution of word times."""
 FLOOR = 1e-3
 """Share of attention that counts as none: below it one word is as unlikely as another."""
+ELSEWHERE = 0.05
+"""Attention per code that counts as on no word: a prior may look past the lyrics where nothing is sung."""
 SKIP_COST = 3.0
 """What it costs the path through the words to leave one out, in nats."""
 
@@ -86,7 +88,7 @@ def word_times(weights: Weights, lyrics: str, alphabet: Alphabet, code_sec: floa
     frames = np.add.reduceat(weights, np.arange(0, len(weights), codes_per_frame), axis=0, dtype=np.float64)
     upto = np.pad(frames.cumsum(axis=1), ((0, 0), (1, 0)))  # (T, F + 1)
     mass = upto[:, columns[:, 1]] - upto[:, columns[:, 0]]  # (T, words)
-    share = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-12)
+    share = mass / (mass.sum(axis=1, keepdims=True) + ELSEWHERE * codes_per_frame)
     path = _best_path(np.log(np.maximum(share, FLOOR)))
     found = []
     for w in np.unique(path):

@@ -95,4 +95,18 @@ class DrawHps:
     )
     chunk_size: tuple[PositiveInt, ...] = key((), f"given codes read in one pass. {_PER_LEVEL}", unit="codes")
     max_batch_size: tuple[PositiveInt, ...] = key((), f"songs sampled together. {_PER_LEVEL}", unit="songs")
+    mask_lyric_codes: bool = key(
+        False,
+        "where lyrics and codes share one sequence, never draw a lyric character in place of a code (it becomes code 0)",
+    )
     dtype: Literal["fp32", "fp16", "bf16"] = key("fp32", "numbers that the priors compute in")
+
+
+@section("align", "Alignment of a finished run")
+class AlignHps:
+    logdir: str = key("", "folder of the run, of ours or of the first implementation", example="sample_1b")
+    model: str = key("", "what sang, as for sample.py; empty = as the run says", example="1b_lyrics")
+    alignment_layer: int | None = key(None, "layer whose attention is taken; None = as the model says", ge=0)
+    alignment_head: int | None = key(None, "head of that layer; None = as the model says", ge=0)
+    hop_fraction: tuple[_Share, ...] = key((), "as for sample.py; () = as the run says")
+    ids_dir: str = key("", "folder with the artist and genre id tables; empty = as the run says")

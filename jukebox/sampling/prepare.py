@@ -57,6 +57,7 @@ def levels_of(
 ) -> dict[int, Level]:
     """The levels that have a prior. Raises UserError for what does not fit together."""
     found = {}
+    told: set[str] = set()
     for level, part in enumerate(models.priors):
         if part is None:
             continue
@@ -75,6 +76,7 @@ def levels_of(
                 hps, shape, ids_dir=ids_dir, strict=song.strict_labels, text_compat=song.text_compat
             )  # fmt: skip
             assert labeller is not None
+            labeller.ids.told = told
             _number(labeller, shape, blends)
         level_plan = LevelPlan(level, shape.n_ctx, hop, geometry.hops[level], ratio)
         found[level] = Level(level_plan, shape, hps, labeller, tuple(blends))

@@ -28,7 +28,7 @@ from jukebox.sampling.levels import LevelSinger, Song
 from jukebox.sampling.plan import Window
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings, Request, requests_of, settings_of
-from jukebox.sampling.save import Aligned, Facts, RunFolder, labels_of
+from jukebox.sampling.save import Aligned, Facts, Remembered, RunFolder, labels_of
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +126,19 @@ class Session:
                 for song, codes in zip(fresh, found.given, strict=True):
                     song.codes.update(codes)
                 self.folder.save(fresh)
-                self.folder.remember(list(found.levels), [request.to_json() for request in requests])
+                command = "python jukebox/sample.py " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+                items = [request.to_json() for request in requests]
+                self.folder.remember(Remembered(list(found.levels), items, command))
 
         self.comm.run_first(begin)
-        order, remembered = self.folder.remembered()
-        songs = [self.lengths.song(Request.from_json(request)) for request in remembered]
+        return self.folder.remembered().levels, self.stored_songs()
+
+    def stored_songs(self) -> list[Song]:
+        """All items of the run that the folder holds, with the codes they have."""
+        songs = [self.lengths.song(Request.from_json(request)) for request in self.folder.remembered().items]
         for song in songs:
             song.codes = self.folder.load(song.request.item) or {}
-        return order, songs
+        return songs
 
     def _plan(self) -> modes.Plan:
         sample, levels = self.sample, list(self.levels)
@@ -220,7 +225,9 @@ class Session:
 
         with runlog.Progress(missing, "code", f"level {level}") as bar:
             for chosen, alike in self._by_settings(songs, level):
-                singer = LevelSinger(prior, known.plan, chosen, known.labeller, self.dtype)
+                singer = LevelSinger(
+                    prior, known.plan, chosen, known.labeller, self.dtype, self.draw.mask_lyric_codes
+                )  # fmt: skip
                 singer.sing(alike, on_window, bar.update)
 
     def _settings(self, request: Request) -> dict[int, LevelSettings]:
@@ -268,6 +275,30 @@ class Session:
                 found[song.request.item] = Aligned(weights, alphabet.clean(lyrics)[0], tuple(words))
         return found
 
+    def realign(self, songs: Sequence[Song], done: Sequence[int]) -> None:
+        """Align all songs anew and write the pages of the levels that are done once more.
+
+        Raises UsageError when the model cannot align.
+        """
+        known, part = self.levels.get(self.top), self.models.priors[-1]
+        if known is None or part is None or known.labeller is None:
+            raise UsageError(
+                f"--model={self.models.name} has no labelled prior of the top level: it cannot align lyrics."
+            )
+        if reason := alignment.why_not(known.shape):
+            raise UsageError(f"--model={self.models.name}: {reason}. Give --alignment_layer and --alignment_head.")
+        mine = [song for song in self._mine(songs) if known.labeller.alphabet.clean(song.request.song.lyrics)[0]]
+        if mine:
+            prior, _ = model_set.load_prior(part, self.vqvae_hps, self.top, self.comm.device)
+            known.add_blends(prior)
+            self._align(prior, known, mine)
+        self.comm.barrier()
+        if self.comm.is_first:
+            aligned = self._aligned(songs)
+            self.folder.save_aligned_codes(min(done), [aligned.get(song.request.item) for song in songs])
+            self.folder.page(songs, done, self._facts(songs), aligned)
+        self.comm.barrier()
+
     # --------------------------------------------------------------------------------------------------- after
 
     def _publish(self, level: int, songs: list[Song], done: list[int]) -> None:
@@ -302,7 +333,7 @@ class Session:
             "length": f"{max(song.length_samples for song in songs) / self.geometry.sr_hz:.2f} s",
             **{f"level {l}": _knobs(chosen[l]) for l in sorted(self.levels, reverse=True)},
         }  # fmt: skip
-        command = "python jukebox/sample.py " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+        command = self.folder.remembered().command
         return Facts(self.folder.root.name, self.geometry.sr_hz, command, shown, self.models.licence)
 
 

@@ -18,7 +18,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jukebox.codestore.layout import ItemFacts, Source
 from jukebox.codestore.writer import StoreWriter
 from jukebox.errors import DataError
 from jukebox.labels.vector import Label
+from jukebox.models import restricted
 from jukebox.models.codec import Codec
 from jukebox.pages import links, lyric_files, png
 from jukebox.pages.page import Item, Page, WordTime
@@ -59,6 +60,15 @@ class Facts:
     command: str
     settings: Mapping[str, Any]
     licence: str = ""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Which levels a run samples, highest first, for which items (requests as JSON), and the command that began it."""
+
+    levels: list[int]
+    items: list[dict[str, Any]]
+    command: str = ""
 
 
 @dataclass
@@ -91,14 +101,13 @@ class RunFolder:
     def _state(self) -> Path:
         return self.root / "progress" / "plan.json"
 
-    def remember(self, order: Sequence[int], items: Sequence[Mapping[str, Any]]) -> None:
-        """Record, after the given codes are saved, which levels are sampled in which order, for which items."""
-        files.publish_json(self._state, {"levels": list(order), "items": list(items)})
+    def remember(self, remembered: Remembered) -> None:
+        """Record, after the given codes are saved, what this run is."""
+        files.publish_json(self._state, asdict(remembered))
 
-    def remembered(self) -> tuple[list[int], list[dict[str, Any]]]:
+    def remembered(self) -> Remembered:
         """What `remember` recorded."""
-        found = json.loads(self._state.read_text(encoding="utf-8"))
-        return list(found["levels"]), list(found["items"])
+        return Remembered(**json.loads(self._state.read_text(encoding="utf-8")))
 
     def _set_aside(self) -> None:
         old = [p for p in self.root.iterdir() if p.name not in ("earlier", "LOCK") and not p.name.startswith(".tmp-")]
@@ -186,6 +195,18 @@ class RunFolder:
         """Remove the float copies that `export` and the page were made from."""
         for path in self.level(level).glob("x_*.npy"):
             path.unlink()
+
+    def done(self) -> list[int]:
+        """The levels whose exports are all there, highest first."""
+        found = [int(path.parent.name.removeprefix("level_")) for path in self.root.glob("level_*/data.pth.tar")]
+        return sorted(found, reverse=True)
+
+    def save_aligned_codes(self, level: int, aligned: Sequence[Aligned | None]) -> None:
+        """`data_align.pth.tar` of a level: its data.pth.tar, and the attention of each item under `alignments`."""
+        none = torch.zeros(0, 0)
+        tree = restricted.load(self.level(level) / "data.pth.tar")
+        tree["alignments"] = [none if found is None else torch.from_numpy(found.weights) for found in aligned]
+        files.publish(self.level(level) / "data_align.pth.tar", lambda out: torch.save(tree, out))
 
     def store(self, songs: Sequence[Song], done: Sequence[int], codec: Codec, details: Mapping[str, Any]) -> None:
         """Publish `codes/` anew with all finished levels."""

@@ -80,3 +80,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def write(folder: Path, hps: Any, weights: dict[str, Tensor], prefix: str) -> None:
     model = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     checkpoint.write(folder, 1, hps=dict(hps.values), model=model, opt=None, extra={})
+
+
+@pytest.fixture(scope="session")
+def ancestral(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the golden ancestral run; not to be changed."""
+    root = tmp_path_factory.mktemp("run")
+    assert tiny.sing(tiny.flags(root / "out", requests=tiny.requests(root / "songs.jsonl"), sample_length=960)) == 0
+    return root / "out"

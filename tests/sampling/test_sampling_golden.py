@@ -11,15 +11,6 @@ from jukebox.models import restricted
 from jukebox.sampling import align_files
 
 
-@pytest.fixture(scope="module")
-def ancestral(tiny, tmp_path_factory):
-    """The folder of the golden ancestral run."""
-    root = tmp_path_factory.mktemp("run")
-    requests = tiny.requests(root / "songs.jsonl")
-    assert tiny.sing(tiny.flags(root / "out", requests=requests, sample_length=960)) == 0
-    return root / "out"
-
-
 def saved(folder, level=0):
     return restricted.load(folder / f"level_{level}" / "data.pth.tar")
 
