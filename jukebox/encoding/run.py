@@ -1,108 +1,163 @@
-"""From a folder of audio to a store of codes: one writer per shard, whole songs, resumable."""
+"""From audio to a store of codes: one writer per shard, whole songs in bounded memory, taken up again after any stop."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from jukebox import runlog
-from jukebox.audio import io
-from jukebox.codestore.layout import ItemFacts, Source
+from jukebox import __version__, runlog
 from jukebox.codestore.store import CodeStore
 from jukebox.codestore.writer import StoreWriter
-from jukebox.data import admission
-from jukebox.data.metadata import songs_of
+from jukebox.encoding import choice, sources
 from jukebox.encoding.hps import EncodeHps
+from jukebox.encoding.pipeline import encode_jobs
+from jukebox.encoding.sources import Job
 from jukebox.errors import DataError, UsageError
+from jukebox.files import printable
 from jukebox.hparams.resolve import Resolved
-from jukebox.models import model_set
 from jukebox.models.codec import Codec
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
-from jukebox.vqvae.hps import VQVAEHps
 
 log = logging.getLogger(__name__)
 
+PUBLISHED = (
+    "model_config", "ckpt_path", "model_half", "dataset_config", "output_path", "batch_size", "sample_size",
+    "is_discrete", "num_nodes", "num_workers", "strategy", "limit_batches", "shuffle",
+)  # fmt: skip
+"""The flags that other programs expect under `args` of details.json, in their order."""
+
 
 def main(hps: Resolved) -> int:
-    """Encode what the settings of `pre_encode` ask for; the exit code."""
-    encode, restore = hps.section(EncodeHps), hps.section(VQVAEHps).restore_vqvae
-    missing = {
-        "--audio_files_dir": encode.audio_files_dir, "--output-path": encode.output_path, "--restore_vqvae": restore,
-    }  # fmt: skip
-    if not all(missing.values()):
+    """Encode what the settings ask for; the exit code."""
+    encode, start = hps.section(EncodeHps), hps.section(LaunchHps)
+    _check(encode)
+    chosen = choice.choose(hps)
+    if encode.num_nodes > 1 and launch.world().launcher == "none":
+        raise UsageError(_how_to_launch(encode.num_nodes, sys.argv[1:]))
+    comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
+    runlog.setup(comm, quiet=start.quiet)
+    nodes = sum(rank == 0 for rank in comm.gather_objects(comm.local_rank))
+    if hps.given("num_nodes") and nodes != encode.num_nodes:
+        raise UsageError(f"--num-nodes={encode.num_nodes}, but the launcher started this on {nodes} machine(s).")
+    if encode.strategy != "auto" and comm.is_first:
+        log.warning("--strategy=%s: accepted for old commands, without any effect", encode.strategy)
+    codec, about = choice.load(chosen, hps, comm.device)
+    store = encode_all(encode, codec, about, comm)
+    return 0 if store else launch.stop_code()
+
+
+def _check(encode: EncodeHps) -> None:
+    """What no key can check alone, before anything is loaded."""
+    if bool(encode.audio_files_dir) == bool(encode.dataset_config) or not encode.output_path:
+        what = (
+            "--output-path is missing"
+            if not encode.output_path
+            else "--audio_files_dir and --dataset-config are both given: the audio is named in exactly one way"
+            if encode.audio_files_dir
+            else "--audio_files_dir (or --dataset-config) is missing"
+        )
         raise UsageError(
-            f"{' and '.join(k for k, v in missing.items() if not v)} missing. The smallest full command is\n"
+            f"{what}. The smallest full command is\n"
             "  python jukebox/pre_encode.py --restore_vqvae=RUN --audio_files_dir=DIR --output-path=STORE"
         )
-    start = hps.section(LaunchHps)
-    comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
-    runlog.setup(comm)
-    codec, model_hps = model_set.load_vqvae(model_set.Part(restore), comm.device)
-    _check_asked(hps, model_hps, restore)
-    details = {"model": {"checkpoint": str(Path(restore).resolve()), "hps": dict(model_hps.values)}}
-    encode_folder(encode, codec, details, comm)
-    return 0
+    if encode.shifts > 1 and encode.crop != "all":
+        raise UsageError("--shifts makes variants of whole songs; leave --crop out with it.")
 
 
-def _check_asked(hps: Resolved, model: Resolved, restore: str) -> None:
-    theirs = model_set.vqvae_values(model)
-    asked = {name: hps.values[name] for name in theirs if name in hps.values and hps.given(name)}
-    differing = model_set.differing({n: theirs[n] for n in asked}, asked)
-    if differing:
-        raise UsageError(f"--hps describes another VQ-VAE than {restore}:\n{differing}")
+def _how_to_launch(nodes: int, words: Sequence[str]) -> str:
+    hosts = ",".join(f"HOST{i + 1}" for i in range(nodes))
+    command = f"mpiexec -n {nodes} -ppn 1 -hosts {hosts} python jukebox/pre_encode.py {shlex.join(words)}"
+    return (
+        f"--num-nodes={nodes}, but this was started as one process without a launcher. Type, with the names of the "
+        f"machines and as many processes (-n, -ppn) as they have GPUs,\n  {command}"
+    )
 
 
-def encode_folder(encode: EncodeHps, codec: Codec, details: Mapping[str, Any], comm: Comm) -> CodeStore:
-    """Encode every second of every file of a folder once, on all levels; the finished store.
+def encode_all(encode: EncodeHps, codec: Codec, about: Mapping[str, Any], comm: Comm) -> CodeStore | None:
+    """Encode every item that is not in the store yet; the finished store, or None when the run was asked to stop.
 
-    Every rank calls it. Raises DataError, StoreError, OutOfSpace as the parts do.
+    Every rank calls it. about: what the store says of its model. Raises DataError, StoreError, OutOfSpace.
     """
     root = Path(encode.output_path)
-    index = admission.admit(
-        encode.audio_files_dir, root.parent / f".{root.name}.audio_index.json", comm, on_bad_file=encode.on_bad_file,
-        max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec,
-    )  # fmt: skip
-    songs = songs_of(index, encode.metadata)
-    sources = [
-        Source(entry.file, str(index.root / entry.file), entry.size_bytes, entry.digest) for entry in index.usable
-    ]  # fmt: skip
+    levels = encode.keep_levels or tuple(range(codec.geometry.levels))
+    if not set(levels) <= set(range(codec.geometry.levels)) or list(levels) != sorted(set(levels)):
+        raise UsageError(
+            f"--keep_levels={','.join(map(str, levels))}: this model has levels 0 to {codec.geometry.levels - 1}."
+        )
+    jobs = sources.find(encode, codec, comm)
+    if not jobs:
+        raise DataError("Nothing is left to encode.")
 
     def begin() -> StoreWriter:
         return StoreWriter.create_or_resume(
-            root, codec.geometry, codec.fingerprint, sources, shards=encode.shards or None, default_shards=comm.size
-        )
+            root, codec.geometry, codec.fingerprint, [job.source() for job in jobs], shards=encode.shards or None,
+            default_shards=comm.size, levels=levels, arrays=codec.arrays(levels, encode.compat),
+            window_samples=codec.window_samples, compat=encode.compat, flat=codec.window_samples > 0,
+            force_unlock=encode.force_unlock,
+        )  # fmt: skip
 
     writer = begin() if comm.is_first else None
     comm.barrier()
     with writer or StoreWriter.attach(root) as writer:
-        mine = writer.pending(comm.rank, comm.size)
-        with runlog.Progress(len(mine), "song", "encode") as bar:
-            for item in mine:
-                launch.set_phase(f"encoding {sources[item].relpath}")
-                _encode_one(writer, item, codec, songs[item].to_json())
-                bar.update()
-        comm.barrier()
+        stopped = comm.any(_encode_mine(writer, jobs, codec, encode, comm))
+        if stopped:
+            log.info("stopped; the same command goes on from there")
+            return None
         if comm.is_first:
-            writer.finish(details)
+            writer.finish(_details(encode, about))
         comm.barrier()
     store = CodeStore.open(root)
     seconds = int(store.lengths.sum()) / codec.geometry.sr_hz
-    log.info("%d songs, %.1f s of audio, %d levels in %s", len(store), seconds, len(store.levels), root)
+    log.info("%d items, %.1f s of audio, %d levels in %s", len(store), seconds, len(store.levels), printable(str(root)))
     return store
 
 
-def _encode_one(writer: StoreWriter, item: int, codec: Codec, song: Mapping[str, Any]) -> None:
-    begun = time.perf_counter()
-    source = writer.sources[item]
-    audio = io.read(source.path, sr_hz=codec.geometry.sr_hz, channels=2)
-    loaded = time.perf_counter() - begun
-    if not len(audio):
-        raise DataError(f"{source.path}: nothing left at {codec.geometry.sr_hz} Hz")
-    codes = codec.encode(audio.mean(axis=1))
-    facts = ItemFacts(len(audio), len(audio), audio_channels=2, load_time_sec=loaded, extra={"song": song})
-    writer.add(item, codes, facts)
+def _encode_mine(writer: StoreWriter, jobs: Sequence[Job], codec: Codec, encode: EncodeHps, comm: Comm) -> bool:
+    """Encode what is open in this rank's shards; whether it was asked to stop."""
+    mine = writer.pending(comm.rank, comm.size)
+    bar = runlog.Progress(len(mine), "items", "encode")
+    failed: list[str] = []
+    encoded = encode_jobs([(item, jobs[item]) for item in mine], codec, writer.plan.levels, encode)
+    for done in encoded:
+        launch.set_phase(f"storing {jobs[done.item].recording.entry.file}")
+        if isinstance(done.result, str):
+            if encode.on_bad_file == "error":
+                raise DataError(done.result)
+            log.warning("left out: %s", done.result)
+            failed.append(done.result)
+            if len(failed) > max(1, encode.max_bad * len(jobs)):
+                raise DataError(f"{len(failed)} files can no longer be read, more than --max_bad allows.")
+            writer.skip(done.item, done.result)
+        else:
+            writer.add(done.item, *done.result)
+        bar.update()
+        if launch.stop_requested():
+            encoded.close()
+            return True
+    bar.close()
+    return False
+
+
+def _details(encode: EncodeHps, about: Mapping[str, Any]) -> dict[str, Any]:
+    import av
+    import numpy
+    import torch
+
+    arguments = {name: getattr(encode, name) for name in PUBLISHED}
+    arguments |= {f.name: getattr(encode, f.name) for f in fields(encode) if f.name not in PUBLISHED}  # type: ignore[arg-type]
+    versions = {
+        "jukebox": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "numpy": numpy.__version__, "av": av.__version__,
+    }  # fmt: skip
+    return {
+        "model_config": encode.model_config or None, "dataset_config": encode.dataset_config or None,
+        "sample_size": encode.sample_size, "args": arguments, "versions": versions, "model": dict(about),
+    }  # fmt: skip

@@ -127,18 +127,26 @@ class Flag:
 
 
 def split(
-    argv: Sequence[str], kinds: Mapping[str, Kind], words: Sequence[str] = (), lone: Sequence[str] = ()
+    argv: Sequence[str],
+    kinds: Mapping[str, Kind],
+    words: Sequence[str] = (),
+    lone: Sequence[str] = (),
+    *,
+    assignments: bool = False,
 ) -> list[Flag]:
     """Cuts a command line into flags; knows only which keys are True/False, since those take no following word.
 
-    `words` are the keys that words without a flag fill, in this order; a key in `lone` may stand without a value.
+    `words` are the keys that words without a flag fill, in this order; a key in `lone` may stand without a value. With
+    `assignments` a word `key=value` is a flag too.
     Raises UsageError for stray words, flags given twice and flags without a value.
     """
     flags: dict[str, Flag] = {}
     waiting, rest = list(words), list(argv)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
+        if assignments and re.match(r"\w[\w-]*=", word):
+            flag = _flag("--" + word, rest, kinds, lone)
+        elif not word.startswith("--") or word == "--":
             if not waiting:
                 raise UsageError(_stray(word, list(flags.values())))
             flag = Flag(waiting.pop(0), word, word)

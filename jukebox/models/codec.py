@@ -1,30 +1,50 @@
-"""What any codec offers: a sample rate, hops, bins, and audio to codes and back in exact chunks of bounded memory."""
+"""What any codec offers: a sample rate, hops, bins, and audio to codes and back in exact pieces of bounded memory."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jukebox.codestore.arrays import ArraySpec
 from jukebox.codestore.geometry import Geometry
-from jukebox.nn.tiles import Chunk, chunks, run_chunks
+from jukebox.nn.tiles import Chunk, even_chunks, run_chunks
 from jukebox.vqvae.encdec import Decoder, Encoder
 from jukebox.vqvae.model import VQVAE
 
 CHUNK_SAMPLES = 1 << 19
 """Samples of audio computed together, halo included: 12 s at 44.1 kHz."""
+_ROWS = 512  # vectors compared with a codebook at a time: always as many, so that near ties fall the same way
 
 
 class Codec(Protocol):
-    """Audio to codes and back. Level 0 is the finest."""
+    """Audio to codes and back. Level 0 is the finest.
+
+    `channels` of the audio that it encodes. `window_samples`: the length of everything it encodes, 0 when it takes whole
+    songs of any length. A song is encoded piece by piece: `pieces` says which ranges of it are computed together.
+    """
 
     geometry: Geometry
     fingerprint: str
+    channels: int
+    window_samples: int
+
+    def arrays(self, levels: Sequence[int], compat: bool) -> list[ArraySpec]:
+        """What the arrays of these levels look like in a store."""
+
+    def pieces(self, length_samples: int) -> list[Chunk]:
+        """The ranges of a song of this length that are encoded together, in order; they cover all of it."""
+
+    def encode_piece(self, audio: NDArray[np.float32], piece: Chunk, levels: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Audio `[t, channels]` from piece.start on -> what is kept of each level; silence follows where it ends early.
+
+        Runs on one thread, and may run on several at the same time.
+        """
 
     def encode(self, audio: NDArray[np.float32], levels: Sequence[int] | None = None) -> dict[int, NDArray[np.int64]]:
         """Mono audio `[T]` -> codes `[N]` of the levels, padded to whole top codes."""
@@ -36,42 +56,77 @@ class Codec(Protocol):
 
 
 class VQVAECodec:
-    """A VQ-VAE as a codec. Chunks are computed alone, in fixed shapes, each on one thread: codes do not depend on
-    ranks, workers or batch. device: where the nets are."""
+    """A VQ-VAE as a codec. Pieces are computed alone, each on one thread, and their shape follows from the length of the
+    song: codes do not depend on ranks, workers or batch. device: where the nets are. half: encode in float16."""
 
-    def __init__(self, vqvae: VQVAE, sr_hz: int, chunk_samples: int = CHUNK_SAMPLES) -> None:
+    channels = 1
+    window_samples = 0
+
+    def __init__(self, vqvae: VQVAE, sr_hz: int, chunk_samples: int = CHUNK_SAMPLES, *, half: bool = False) -> None:
         self.vqvae = vqvae.eval()
         self.geometry = Geometry(sr_hz, vqvae.hops, vqvae.bins)
         self.chunk_samples = chunk_samples
         self.fingerprint = fingerprint(vqvae)
         self.device = next(vqvae.parameters()).device
+        self.dtype = torch.float16 if half else torch.float32
+        if half:
+            self.vqvae.encoders.half()
+        self._encoders = [encoder for encoder in vqvae.encoders if isinstance(encoder, Encoder)]
+        self._decoders = [decoder for decoder in vqvae.decoders if isinstance(decoder, Decoder)]
+        halos = [encoder.halo() for encoder in self._encoders]
+        self._halo = max(before for before, _ in halos), max(after for _, after in halos)
+
+    def arrays(self, levels: Sequence[int], compat: bool) -> list[ArraySpec]:
+        """One code per time step."""
+        return [ArraySpec.for_codes(self.geometry.bins, compat=compat)] * len(levels)
+
+    def pieces(self, length_samples: int) -> list[Chunk]:
+        """Pieces of equal shape of the padded song, the same for all levels."""
+        top = self.geometry.top_hop
+        return even_chunks(self.geometry.padded_length(length_samples), self.chunk_samples, self._halo, top)
 
     @torch.inference_mode()
-    def encode(self, audio: NDArray[np.float32], levels: Sequence[int] | None = None) -> dict[int, NDArray[np.int64]]:
-        """Mono audio `[T]` -> codes `[N]` of the levels, padded with silence to whole top codes."""
-        length = self.geometry.padded_length(len(audio))
-        x = torch.zeros(1, length, 1)
-        x[0, : len(audio), 0] = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-        levels = range(self.vqvae.levels) if levels is None else levels
-        return {level: self._encode_level(x, level) for level in levels}
+    def encode_piece(
+        self, audio: NDArray[np.float32], piece: Chunk, levels: Sequence[int]
+    ) -> dict[int, NDArray[np.int64]]:
+        """Mono audio `[t, 1]` from piece.start on -> codes `[n]` of the kept part of the piece."""
+        x = torch.zeros(1, 1, piece.stop - piece.start)
+        x[0, 0, : len(audio)] = torch.from_numpy(np.ascontiguousarray(audio[:, 0]))
+        x = x.to(self.device, self.dtype)
+        found = {}
+        for level in levels:
+            hop = self.geometry.hops[level]
+            embedded = self._encoders[level](x)[0].t()  # (n, emb)
+            kept = slice((piece.keep_start - piece.start) // hop, (piece.keep_stop - piece.start) // hop)
+            found[level] = self._codes(embedded[kept].float(), level).cpu().numpy()
+        return found
 
-    def _encode_level(self, x: Tensor, level: int) -> NDArray[np.int64]:
-        encoder = self.vqvae.encoders[level]
-        assert isinstance(encoder, Encoder)
-        hop, (before, after) = encoder.hop, encoder.halo()
-        size = max(self.chunk_samples, 4 * (before + after) + hop)
-        codes = np.empty(x.shape[1] // hop, dtype=np.int64)
-
-        def work(piece: Chunk) -> Tensor:
-            part = x[:, piece.start : piece.stop].to(self.device)
-            found = self.vqvae.encode(part, level, level + 1)[0][0]
-            return found[(piece.keep_start - piece.start) // hop : (piece.keep_stop - piece.start) // hop].cpu()
-
-        for piece, found in run_chunks(work, list(chunks(x.shape[1], size, (before, after), hop))):
-            codes[piece.keep_start // hop : piece.keep_stop // hop] = found.numpy()
+    def _codes(self, rows: Tensor, level: int) -> Tensor:
+        """The nearest codebook vectors of rows `[n, emb]`, a fixed number of rows at a time."""
+        book = self.vqvae.codebook(level)
+        if 2 * book.width == rows.shape[1]:
+            rows = rows[:, : book.width] + rows[:, book.width :]
+        codes = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+        block = rows.new_zeros(_ROWS, book.width)
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            block[: len(part)] = part
+            codes[start : start + _ROWS] = book(block).codes[: len(part)]
         return codes
 
-    @torch.inference_mode()
+    def encode(self, audio: NDArray[np.float32], levels: Sequence[int] | None = None) -> dict[int, NDArray[np.int64]]:
+        """Mono audio `[T]` -> codes `[N]` of the levels, padded with silence to whole top codes."""
+        levels = range(self.vqvae.levels) if levels is None else levels
+        found: dict[int, list[NDArray[np.int64]]] = {level: [] for level in levels}
+
+        def work(piece: Chunk) -> dict[int, NDArray[np.int64]]:
+            return self.encode_piece(audio[piece.start : piece.stop, None], piece, levels)
+
+        for _, codes in run_chunks(work, self.pieces(len(audio)), _threads(self.device)):
+            for level in levels:
+                found[level].append(codes[level])
+        return {level: np.concatenate([*parts, np.zeros(0, np.int64)]) for level, parts in found.items()}
+
     def decode(
         self, codes: NDArray[np.int64], level: int, start: int = 0, stop: int | None = None
     ) -> NDArray[np.float32]:
@@ -79,23 +134,27 @@ class VQVAECodec:
 
         The codes outside the range are its context, so that ranges join without a seam.
         """
-        decoder = self.vqvae.decoders[level]
-        assert isinstance(decoder, Decoder)
-        hop, halo = decoder.hop, decoder.halo()
+        decoder, hop = self._decoders[level], self.geometry.hops[level]
+        halo = decoder.halo()
         stop = len(codes) if stop is None else stop
         first, last = max(0, start - halo[0]), min(len(codes), stop + halo[1])
         z = torch.from_numpy(np.ascontiguousarray(codes[first:last], dtype=np.int64))[None]
-        size = max(self.chunk_samples // hop, 4 * sum(halo) + 1)
         audio = np.empty(z.shape[1] * hop, dtype=np.float32)
 
+        @torch.inference_mode()
         def work(piece: Chunk) -> Tensor:
             part = self.vqvae.decode([z[:, piece.start : piece.stop].to(self.device)], level, level + 1)[0, :, 0]
-            kept = part[(piece.keep_start - piece.start) * hop : (piece.keep_stop - piece.start) * hop]
-            return kept.cpu()
+            return part[(piece.keep_start - piece.start) * hop : (piece.keep_stop - piece.start) * hop].cpu()
 
-        for piece, part in run_chunks(work, list(chunks(z.shape[1], size, halo, 1))):
+        pieces = even_chunks(z.shape[1], self.chunk_samples // hop, halo, 1)
+        for piece, part in run_chunks(work, pieces, _threads(self.device)):
             audio[piece.keep_start * hop : piece.keep_stop * hop] = part.numpy()
         return audio[(start - first) * hop : (stop - first) * hop]
+
+
+def _threads(device: torch.device) -> int | None:
+    """Pieces at a time: as torch has threads, but one on a GPU, which has its own."""
+    return None if device.type == "cpu" else 1
 
 
 def fingerprint(vqvae: VQVAE) -> str:

@@ -7,13 +7,16 @@ because it is shifted inwards instead of padded; elsewhere a halo as wide as the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,33 +74,43 @@ def chunks(length: int, size: int, halo: tuple[int, int], unit: int) -> Iterator
         kept = keep_stop
 
 
-def run_chunks(
-    work: Callable[[Chunk], Tensor], pieces: list[Chunk], threads: int | None = None
-) -> Iterator[tuple[Chunk, Tensor]]:
-    """Compute chunks in order, each on one thread, `threads` of them at a time (default: the threads torch has).
+def even_chunks(length: int, size: int, halo: tuple[int, int], unit: int) -> list[Chunk]:
+    """As few chunks as `chunks` of `size` positions would make, or of four halos where that is more, but as short as so
+    many can be: a chunk at the end then computes little twice. Their shape is a function of `length` alone."""
+    before, after = (-(-h // unit) * unit for h in halo)
+    both = before + after
+    size = max(size, 4 * both + unit)
+    if length > size:
+        count = -(-(length - both) // (size - both))
+        size = min(size, -(-(length - both) // (count * unit)) * unit + both)
+    return list(chunks(length, size, halo, unit))
 
-    At most 2 x threads results wait in memory.
+
+def run_chunks(
+    work: Callable[[Task], Result], pieces: Iterable[Task], threads: int | None = None
+) -> Iterator[tuple[Task, Result]]:
+    """Work on pieces, each on one thread, `threads` of them at a time (default: the threads torch has); results in order.
+
+    Pieces are asked for as they are needed; at most 2 x threads of them, or of their results, wait in memory.
     """
     threads = threads or torch.get_num_threads()
-    if len(pieces) == 1 or threads == 1:
+    if threads == 1 or (isinstance(pieces, Sized) and len(pieces) == 1):
         with one_thread():
             for piece in pieces:
                 yield piece, work(piece)
         return
     before = torch.get_num_threads()
-
-    def alone(piece: Chunk) -> Tensor:
-        with torch.inference_mode(not torch.is_grad_enabled()):
-            return work(piece)
-
-    pool = ThreadPoolExecutor(min(threads, len(pieces)), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting = [pool.submit(alone, piece) for piece in pieces[: 2 * threads]]
-        for index, piece in enumerate(pieces):
-            result = waiting.pop(0).result()
-            if index + 2 * threads < len(pieces):
-                waiting.append(pool.submit(alone, pieces[index + 2 * threads]))
-            yield piece, result
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+        for piece in pieces:
+            waiting.append((piece, pool.submit(work, piece)))
+            if len(waiting) == 2 * threads:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        while waiting:
+            first, result = waiting.popleft()
+            yield first, result.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
@@ -112,8 +125,3 @@ class one_thread:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

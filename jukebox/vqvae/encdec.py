@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jukebox.nn.conv import DecoderBlock, EncoderBlock, ResidualStack
+from jukebox.nn.conv import DecoderBlock, EncoderBlock, ResidualStack, as_before, as_rows, conv
 from jukebox.nn.tiles import Span
 
 
@@ -60,9 +60,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[B, 1, T]` -> `[B, emb, T // hop]`."""
+        h = as_rows(x)
         for block in self.blocks:
-            x = block(x)
-        return x
+            h = block(h)
+        return as_before(h, x)
 
     def halo(self) -> tuple[int, int]:
         """Samples that code 0 needs before its first and after its last own sample."""
@@ -88,9 +89,10 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[B, emb, N]` -> `[B, 1, N hop]`, unclipped."""
+        h = as_rows(x)
         for block in reversed(self.blocks):
-            x = block(x)
-        return self.out(x)  # type: ignore[no-any-return]
+            h = block(h)
+        return as_before(conv(self.out, h), x)
 
     def halo(self) -> tuple[int, int]:
         """Codes that the samples of one code need before and after it."""

@@ -1,0 +1,107 @@
+"""Which model encodes: named in exactly one way."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jukebox.autoencoder.schema import read_json
+from jukebox.encoding.hps import EncodeHps
+from jukebox.errors import CheckpointError, HparamsError, UsageError
+from jukebox.hparams.resolve import Resolved
+from jukebox.models import model_set
+from jukebox.models.codec import Codec, VQVAECodec
+from jukebox.vqvae.hps import VQVAEHps
+
+log = logging.getLogger(__name__)
+
+OURS = "jukebox_vqvae"
+"""The model_type of our VQ-VAEs: `model` then holds their hyperparameters."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A VQ-VAE: its checkpoint (run folder or file) and the presets that shape it where the file does not say."""
+
+    checkpoint: str
+    hps: str = ""
+
+
+def choose(hps: Resolved) -> Choice:
+    """The model that the command line names; needs no torch.
+
+    Raises UsageError unless it is named in exactly one way, or when it is of a type that cannot be encoded with.
+    """
+    encode, vqvae = hps.section(EncodeHps), hps.section(VQVAEHps)
+    by_config = bool(encode.model_config or encode.ckpt_path)
+    typed = hps.origins["restore_vqvae"] not in ("default",) and not hps.origins["restore_vqvae"].startswith("preset ")
+    by_run = bool(vqvae.restore_vqvae) and (typed or not (by_config or encode.pretrained_name))
+    ways = {
+        "--restore_vqvae": by_run, "--model-config with --ckpt-path": by_config,
+        "--pretrained-name": bool(encode.pretrained_name),
+    }  # fmt: skip
+    named = [way for way, given in ways.items() if given]
+    if len(named) != 1:
+        what = f"{' and '.join(named)} are given" if named else "no model is named"
+        raise UsageError(f"{what}: name the model in exactly one way, {', or '.join(ways)}.")
+    if by_config:
+        return _from_config(encode.model_config, encode.ckpt_path)
+    return Choice(vqvae.restore_vqvae) if by_run else _from_folder(encode.pretrained_name)
+
+
+def _from_config(config: str, weights: str) -> Choice:
+    if not (config and weights):
+        given, missing = ("--model-config", "--ckpt-path") if config else ("--ckpt-path", "--model-config")
+        raise UsageError(f"{given} needs {missing}: the description of the model and its weights come together.")
+    if config.endswith(".toml"):
+        return Choice(weights, config)
+    tree = read_json(config)
+    kind = tree.get("model_type")
+    if kind != OURS:
+        raise HparamsError(
+            f"--model-config={config}: model_type {kind!r:.60} cannot be encoded with yet; what can is {OURS!r}, or a run "
+            "of ours with --restore_vqvae=RUN."
+        )
+    presets = tree.get("hps", "")
+    if not isinstance(presets, str):
+        raise HparamsError(f"--model-config={config}: hps must be the name of a preset, or be left out")
+    return Choice(weights, presets)
+
+
+def _from_folder(name: str) -> Choice:
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        raise UsageError(
+            f"--pretrained-name={name}: there is no such folder. Models of a hub are not fetched: download the files and "
+            "name their folder (model_config.json beside model.ckpt or model.safetensors)."
+        )
+    config = folder / "model_config.json"
+    if not config.exists():
+        return Choice(name)
+    found = [folder / file for file in ("model.safetensors", "model.ckpt", "model.pth.tar") if (folder / file).exists()]
+    if not found:
+        raise UsageError(
+            f"--pretrained-name={name}: model_config.json is there, but no model.safetensors or model.ckpt."
+        )
+    return _from_config(str(config), str(found[0]))
+
+
+def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, Any]]:
+    """The codec, and what a store says of the model that made it.
+
+    Raises UsageError when --hps describes another model, CheckpointError when this one cannot encode.
+    """
+    codec, model = model_set.load_vqvae(model_set.Part(choice.checkpoint, choice.hps), device)
+    theirs = model_set.vqvae_values(model)
+    asked = {name: hps.values[name] for name in theirs if name in hps.values and hps.given(name)}
+    differing = model_set.differing({name: theirs[name] for name in asked}, asked)
+    if differing:
+        raise UsageError(f"--hps describes another VQ-VAE than {choice.checkpoint}:\n{differing}")
+    if not codec.vqvae.use_bottleneck:
+        raise CheckpointError(f"{choice.checkpoint}: was trained without a codebook (--use_bottleneck=False).")
+    if hps.section(EncodeHps).model_half:
+        codec = VQVAECodec(codec.vqvae, codec.geometry.sr_hz, half=True)
+    about = {"checkpoint": str(Path(choice.checkpoint).resolve()), "hps": dict(model.values)}
+    return codec, about
