@@ -8,12 +8,13 @@ if __name__ == "__main__":
 
 from jukebox import settings
 from jukebox.parallel.launch import guarded
+from jukebox.training import asked
 
 
 @guarded
 def main() -> int:
     """Start by path, with `python -m`, or as the console script."""
-    hps = settings.parse("train", sys.argv[1:])  # help, and every mistake in a flag, before torch is loaded
+    hps = asked.check(settings.parse("train", sys.argv[1:]))  # help, and every mistake, before torch is loaded
     from jukebox.training import run
 
     return run.main(hps)

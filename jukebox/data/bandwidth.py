@@ -20,21 +20,13 @@ from jukebox.data.audio_dataset import AudioDataset
 from jukebox.errors import DataError
 from jukebox.files import printable
 from jukebox.parallel.comm import Comm
+from jukebox.vqvae.losses import Bandwidth
 
 _STRIDE = 16  # items between those that are read; the first implementation's, for up to 16 ranks
 _FLOOR = 1e-8  # nothing is divided by less
 _N_FFT, _HOP, _WINDOW = 2048, 256, 1536
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Bandwidth:
-    """Mean square less the squared mean, mean magnitude, and mean norm of the STFT of an item."""
-
-    l2: float
-    l1: float
-    spec: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ def _combined(sums: Sequence[_Sums]) -> Bandwidth:
     l2 = sum(item.square for item in sums) / count - mean**2
     l1 = sum(item.magnitude for item in sums) / count
     spec = sum(item.spec for item in sums) / len(sums)
-    return Bandwidth(*(max(float(value), _FLOOR) for value in (l2, l1, spec)))
+    return Bandwidth(*(max(float(value), _FLOOR) for value in (l1, l2, spec)))
 
 
 def _stft_norm(mono: npt.NDArray[np.float32]) -> float:

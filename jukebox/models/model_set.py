@@ -251,7 +251,10 @@ def ids_dir_of(models: ModelSet, hps: Resolved) -> str:
     return own if own and Path(own).is_dir() else ""
 
 
-SHAPING = ("levels", "downs_t", "strides_t", "hvqvae_multipliers", "emb_width", "width", "depth", "l_bins", "sr")
+SHAPING = (
+    "levels", "downs_t", "strides_t", "hvqvae_multipliers", "emb_width", "width", "depth", "m_conv", "l_bins", "sr",
+    "dilation_growth_rate", "dilation_cycle", "vqvae_reverse_decoder_dilation", "use_bottleneck",
+)  # fmt: skip
 PRIOR_SHAPING = (
     "prior", "level", "n_ctx", "prior_width", "prior_depth", "heads", "attn_order", "blocks", "m_attn", "m_mlp",
     "y_bins", "t_bins", "use_tokens", "n_tokens", "n_vocab", "single_enc_dec", "merged_decoder", "cond_width",

@@ -44,6 +44,12 @@ class EMA:
         torch._foreach_add_(averages, weights, alpha=1 - self.mu)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew from the weights as they are."""
+        for p, e in zip(self.params, self.averages, strict=True):
+            e.copy_(p)
+
+    @torch.no_grad()
     def swap(self) -> None:
         """Exchange weights and average; a half parameter rounds both on the way. Twice is as before, but for that."""
         for p, e in zip(self.params, self.averages, strict=True):

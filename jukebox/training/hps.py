@@ -18,13 +18,15 @@ class RunHps:
     steps: int = key(0, "stop after so many optimiser steps, counted from the start of the run; 0 = no limit", ge=0)
     save: bool = key(True, "write checkpoints")
     save_iters: int = key(20000, "between two checkpoints", unit="steps", gt=0)
-    keep: int = key(2, "checkpoints kept besides the latest; 0 = all", ge=0)
+    keep: int = key(2, "newest checkpoints kept; 0 = all", ge=0)
     resume: str = key(
         "auto",
         "auto = continue when the run folder has a checkpoint, never = refuse to, or the checkpoint to go on from",
     )
     force_unlock: bool = key(False, "take over a run folder that another machine locked and left")
-    dry_run: bool = key(False, "build everything, take one step, print memory, time and disk needed, and end")
+    dry_run: bool = key(
+        False, "build everything, take two steps, print memory, time and disk needed, write nothing, and end"
+    )
     log_steps: int = key(100, "between two lines of scalars", unit="steps", gt=0)
 
     @property
@@ -79,7 +81,9 @@ class Fp16Hps:
 @section("eval", "Measuring and demos on the way")
 class EvalHps:
     eval_iters: int = key(0, "between two measurements on the test part; 0 = after every epoch", unit="steps", ge=0)
-    demo_iters: int = key(12000, "between two demos: audio written to TensorBoard; 0 = none", unit="steps", ge=0)
+    demo_iters: int = key(
+        12000, "between two demos of a prior: songs sampled for TensorBoard; 0 = none", unit="steps", ge=0
+    )
     bs_sample: int | None = key(None, "items sampled in a prior's demo; None = as many as bs", unit="items", gt=0)
     max_len: float = key(24.0, "longest TensorBoard clip", unit="s", gt=0)
     max_log: int = key(32, "most TensorBoard clips per tag", unit="clips", ge=0)

@@ -136,17 +136,60 @@ class FP16FusedAdam(FusedAdam):
         state |= {name: (moment / scale).half(), f"scale_{name}": scale}
 
 
-def apex_adam(params: Iterable[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
-    """NVIDIA Apex's FusedAdam. Raises UsageError where `apex.optimizers` has none (the `apex` on PyPI is another
-    package). Its bias correction differs from the published one in where eps stands, by less than eps."""
+def apex_adam(
+    params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """NVIDIA Apex's FusedAdam, doing what `FusedAdam` does.
+
+    Apex adds eps to the corrected root and decays by lr alone; with eps / sqrt(1 - b2^t) and weight_decay *
+    sqrt(1 - b2^t) / (1 - b1^t) given anew at every step its update is the published one. Raises UsageError where
+    `apex.optimizers` has no FusedAdam (the `apex` on PyPI is another package).
+    """
     try:
-        from apex.optimizers import FusedAdam as ApexAdam
+        from apex.optimizers import FusedAdam as Apex
     except ImportError:
         raise UsageError(
             "--optimizer=apex: apex.optimizers has no FusedAdam here. apex_optional/README.md says how to build NVIDIA "
             "Apex (the package called apex on PyPI is another one); --optimizer=fused gives the same results."
         ) from None
-    return ApexAdam(params, adam_w_mode=True, **settings)  # type: ignore[no-any-return]
+
+    class ApexAdam(Apex):  # type: ignore[misc]
+        taken = 0  # steps
+
+        def step(self, closure: Callable[[], float] | None = None, scale: float = 1.0) -> None:
+            """One update with gradients divided by `scale`."""
+            assert closure is None, "closures are not used"
+            self.taken += 1
+            for group in self.param_groups:
+                grads = [p.grad for p in group["params"] if p.grad is not None]
+                if scale != 1.0 and grads:
+                    torch._foreach_div_(grads, scale)
+            asked = [(group["eps"], group["weight_decay"]) for group in self.param_groups]
+            for group in self.param_groups:
+                beta1, beta2 = group["betas"]
+                root = (1 - beta2**self.taken) ** 0.5
+                group["eps"] /= root
+                group["weight_decay"] *= root / (1 - beta1**self.taken)
+            super().step()
+            for group, (eps, decay) in zip(self.param_groups, asked, strict=True):
+                group |= {"eps": eps, "weight_decay": decay}
+
+        def state_dict(self) -> dict[str, Any]:
+            """In the form of FusedAdam, which can go on from it: steps counted per parameter."""
+            found = super().state_dict()
+            for state in found["state"].values():
+                state["step"] = self.taken
+            groups = [{k: v for k, v in group.items() if k != "step"} for group in found["param_groups"]]
+            return {"state": found["state"], "param_groups": groups}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            """Go on from either of the two."""
+            super().load_state_dict(state_dict)
+            self.taken = max((int(state["step"]) for state in state_dict["state"].values()), default=0)
+            for group in self.param_groups:
+                group["step"] = self.taken  # where Apex counts
+
+    return ApexAdam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adam_w_mode=True)  # type: ignore[no-any-return]
 
 
 class LossScaler:

@@ -13,7 +13,8 @@ from jukebox.audio.spectral import PUBLISHED, STFT, mono, spectral_convergence, 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What the data set sounds like: normalisers of the losses. l1: mean magnitude, l2: variance, spec: spectral norm."""
+    """What the data set sounds like: normalisers of the losses. l1: mean magnitude, l2: variance, spec: spectral norm of
+    an item."""
 
     l1: float = 1.0
     l2: float = 1.0

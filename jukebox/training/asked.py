@@ -1,0 +1,45 @@
+"""What a command line must name before training can begin; without torch, so that it is answered at once."""
+
+from __future__ import annotations
+
+from jukebox.data.hps import DataHps
+from jukebox.errors import UsageError
+from jukebox.hparams.resolve import Resolved
+from jukebox.parallel.world import world
+from jukebox.training.hps import RunHps
+from jukebox.vqvae.hps import VQVAEHps
+
+
+def check(hps: Resolved) -> Resolved:
+    """The hyperparameters, unchanged. Raises UsageError when data are not named, or a prior does not know its VQ-VAE."""
+    run, data = hps.section(RunHps), hps.section(DataHps)
+    if not data.audio_files_dir and not (run.prior and data.codes):
+        raise UsageError(_no_data(hps))
+    if data.codes and not run.prior:
+        raise UsageError("--codes is for priors: add --prior --level=L, or give --audio_files_dir for the VQ-VAE.")
+    if run.prior and not data.codes and not hps.section(VQVAEHps).restore_vqvae:
+        raise UsageError(
+            "A prior stands on a VQ-VAE: give --restore_vqvae=RUN, or --codes=STORE made by pre_encode.py."
+        )
+    return hps
+
+
+def presets_of(hps: Resolved) -> list[str]:
+    """The presets that set anything, in order."""
+    origins = (origin for origin in hps.origins.values() if origin.startswith("preset "))
+    return list(dict.fromkeys(origin.removeprefix("preset ") for origin in origins))
+
+
+def _no_data(hps: Resolved) -> str:
+    prior = hps.section(RunHps).prior
+    presets = ",".join(presets_of(hps)) or ("small_vqvae,small_prior" if prior else "small_vqvae")
+    here = world()
+    launcher = f"mpiexec -n {here.size} " if here.launcher == "mpi" else ""
+    smallest = f"{launcher}python jukebox/train.py --hps={presets} --audio_files_dir=DIR"
+    if prior:
+        smallest += " --prior --restore_vqvae=RUN"
+    text = (
+        f"--audio_files_dir is missing: the folder of songs to train the {'prior' if prior else 'VQ-VAE'} on. "
+        f"The smallest full command is\n  {smallest}"
+    )
+    return text + ("\nor, with codes made by pre_encode.py, --codes=STORE in place of both." if prior else "")

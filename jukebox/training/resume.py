@@ -1,0 +1,158 @@
+"""What a run leaves on disk to go on from, and going on: from its own folder, or from another's checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from jukebox import settings
+from jukebox.data.hps import AudioHps, DataHps
+from jukebox.errors import CheckpointError, UsageError, WriteFailed
+from jukebox.files import fault_point
+from jukebox.hparams.resolve import Resolved
+from jukebox.models import checkpoint, model_set
+from jukebox.parallel.comm import Comm
+from jukebox.prior.hps import PriorHps
+from jukebox.training.fit import Reached
+from jukebox.training.hps import RunHps
+from jukebox.training.player import Player
+from jukebox.training.sources import Source
+from jukebox.training.tasks import Task
+from jukebox.training.vqvae_task import VQVAETask
+from jukebox.vqvae.hps import VQVAEHps
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES = 3
+ALL = 1 << 30
+
+
+@dataclass
+class RunFolder:
+    """Writes the checkpoints of a run. A disk that is full or fails is survived twice in a row: the run goes on to the
+    next time to save, the last checkpoint stays."""
+
+    folder: Path
+    hps: Resolved
+    source: Source
+    comm: Comm
+    failed: int = 0
+
+    def save(self, task: Task, reached: Reached, *, last: bool) -> None:
+        """Write `checkpoint_step_N`; every rank calls it. Raises WriteFailed at the third failure in a row, or the last."""
+        run = self.hps.section(RunHps)
+        if not run.save:
+            return
+
+        def write() -> WriteFailed | None:
+            fault_point("training.before_save")
+            try:
+                checkpoint.write(self.folder, reached.step, **self.contents(task, reached), keep=run.keep or ALL)
+            except WriteFailed as error:
+                return error
+            return None
+
+        error = self.comm.run_first(write)
+        self.failed = self.failed + 1 if error else 0
+        if error and (last or self.failed == MOST_TRIES):
+            raise error
+        if error:
+            log.warning("%s Training goes on; the next try is %d steps away.", error, run.save_iters)
+
+    def contents(self, task: Task, reached: Reached) -> dict[str, Any]:
+        """The parts of a checkpoint. `model` holds averaged weights, as published; the raw ones stand in `extra`."""
+        player = task.players["main"]
+        averages: dict[str, Tensor] = dict(zip(player.names, player.ema.averages, strict=True)) if player.ema else {}
+        model = checkpoint.published_state(task.net, task.table)
+        for entry in task.table:
+            average = averages.get(entry.ours, averages.get(entry.tied_to))
+            if average is not None:
+                model[entry.published] = average.to(model[entry.published].dtype)
+        extra = {
+            "players": {name: p.state_dict() for name, p in task.players.items()},
+            "own": task.own_state(),
+            "batch": reached.batch,
+            "global_batch": self.source.global_batch,
+            "per_epoch": self.source.per_epoch,
+            "data": self.source.fingerprint,
+        }
+        opt = checkpoint.opt_to_published(player.optimiser.state_dict(), player.names, task.table)
+        return {"hps": dict(self.hps.values), "model": model, "opt": opt, "extra": extra}
+
+
+def begin_from(hps: Resolved, folder: Path, comm: Comm) -> Path | None:
+    """The checkpoint a run goes on from: its own newest, or the one that --resume, --restore_vqvae or --restore_prior
+    names; None for a fresh start. Every rank calls it. Raises UsageError, CheckpointError."""
+    run = hps.section(RunHps)
+    if run.resume not in ("auto", "never"):
+        return checkpoint.locate(model_set.locate(model_set.Part(run.resume)))
+    own = comm.run_first(lambda: checkpoint.latest_valid(folder))
+    if own and run.resume == "never":
+        raise UsageError(f"{folder} has checkpoints already. Choose another --name, or --resume=auto to go on.")
+    other = hps.section(PriorHps).restore_prior if run.prior else hps.section(VQVAEHps).restore_vqvae
+    return own or (checkpoint.locate(model_set.locate(model_set.Part(other))) if other else None)
+
+
+def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Source, comm: Comm) -> Reached:
+    """Put a task where a checkpoint was taken; how far that is.
+
+    With a file of ours that is weights, averages, codebook sums, optimiser, schedule, loss scale and place in the data.
+    Files of others have averaged weights, perhaps the optimiser and the step; averages and codebook counts then begin
+    from the weights, the data from the start. Raises CheckpointError when the file is of another net.
+    """
+    _check_same(found, hps)
+    checkpoint.load_into(task.net, dict(found.model), task.table, source=str(found.path))
+    player = task.players["main"]
+    if found.opt:
+        _restore_optimiser(player, checkpoint.opt_from_published(found.opt, player.names, task.table))
+    if "players" in found.extra:
+        for name, state in found.extra["players"].items():
+            task.players[name].load_state_dict(state)
+        task.load_own_state(found.extra["own"])
+        return Reached(found.step, _place_in_data(found, source))
+    player.restart(found.step)
+    if isinstance(task, VQVAETask) and task.net.use_bottleneck:
+        samples = hps.section(AudioHps).sample_length * hps.section(DataHps).bs * comm.size
+        for level, hop in enumerate(task.net.hops):
+            task.net.codebook(level).restore(samples / hop / task.net.bins)
+    return Reached(found.step, 0)
+
+
+def _check_same(found: checkpoint.Checkpoint, hps: Resolved) -> None:
+    if found.hps is None:
+        return
+    theirs = settings.from_values(found.hps, f"checkpoint {found.path}")
+    prior = hps.section(RunHps).prior
+    if theirs.section(RunHps).prior != prior:
+        kinds = ("a VQ-VAE", "a prior")
+        raise CheckpointError(f"{found.path} is {kinds[not prior]}, and this run trains {kinds[prior]}.")
+    names = model_set.SHAPING + (model_set.PRIOR_SHAPING if prior else ())
+    if differing := checkpoint.differing_keys(theirs.values, hps.values, names):
+        raise CheckpointError(
+            f"{found.path} is a net of other hyperparameters:\n{differing}\n"
+            "Use these values (--hps=RUN/hps.toml has them all), or another --name."
+        )
+
+
+def _restore_optimiser(player: Player, state: dict[str, Any]) -> None:
+    asked = [{key: group[key] for key in ("betas", "eps", "weight_decay")} for group in player.optimiser.param_groups]
+    player.optimiser.load_state_dict(state)
+    for group, flags in zip(player.optimiser.param_groups, asked, strict=True):
+        group |= flags  # the command line wins over what was saved
+
+
+def _place_in_data(found: checkpoint.Checkpoint, source: Source) -> int:
+    """The next batch. With another number of items per step it is the first that repeats none within its epoch."""
+    batch, before = int(found.extra["batch"]), int(found.extra["global_batch"])
+    if found.extra["data"] != source.fingerprint:
+        log.warning("the data are not those this run began with; it goes on with what is there now")
+    if before == source.global_batch:
+        return batch
+    log.warning("a step now takes %d items over all processes, before it took %d; the order of the data stays, the "
+                "course of the losses does not", source.global_batch, before)  # fmt: skip
+    epoch, within = divmod(batch, int(found.extra["per_epoch"]))
+    return epoch * source.per_epoch + min(-(-within * before // source.global_batch), source.per_epoch - 1)
