@@ -4,6 +4,7 @@ torch.load with its restricted unpickler notices neither odd layouts, nor views 
 bit, and its refusals advise to switch the check off. This module closes those gaps; every weight file is read here.
 """
 
+import json
 import re
 import warnings
 import zipfile
@@ -150,11 +151,14 @@ def _refuse_compressed(path: Path) -> None:
         raise CheckpointError(f"{path}: refused: {printable(squeezed[0])} is compressed, which torch never does")
 
 
-def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors; of a file that our export wrote (models/export.py), `model`, `hps` and `step`."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
+        described = (file.metadata() or {}).get("jukebox")
+    return {**json.loads(described), "model": tensors} if described else tensors
 
 
 def _reason(error: Exception) -> str:

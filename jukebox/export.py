@@ -1,0 +1,21 @@
+"""Converts weights between layouts: `python jukebox/export.py logs/small_prior --to=safetensors --out=small_prior.safetensors`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jukebox.parallel.launch import guarded
+
+
+@guarded
+def main() -> int:
+    """Start by path, with `python -m`, or as the console script."""
+    from jukebox.models import export as run
+
+    return run.main()
+
+
+if __name__ == "__main__":
+    main()

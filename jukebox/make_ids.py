@@ -1,0 +1,21 @@
+"""Makes id tables of artists and genres from a folder of songs: `python jukebox/make_ids.py --audio_files_dir=music --out=ids`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jukebox.parallel.launch import guarded
+
+
+@guarded
+def main() -> int:
+    """Start by path, with `python -m`, or as the console script."""
+    from jukebox.data import make_ids as run
+
+    return run.main()
+
+
+if __name__ == "__main__":
+    main()
