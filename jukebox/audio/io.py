@@ -19,8 +19,10 @@ import logging
 import os
 import re
 import stat
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -361,12 +363,38 @@ def _check_complete(source: _Source, decoded_samples: int) -> None:
         raise AudioError(source.path, missing)
 
 
+_one_listener = threading.Lock()
+
+
+@contextmanager
+def _mpg123_unheard() -> Iterator[None]:
+    """Keeps from stderr what libmpg123 writes there: after a seek it decodes some frames only to settle, and complains of
+    what these lack. Whatever else is written meanwhile is passed on."""
+    with _one_listener, tempfile.TemporaryFile() as kept:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            kept.seek(0)
+            for line in kept:
+                if b"libmpg123" not in line:
+                    os.write(stderr, line)
+            os.close(stderr)
+
+
 class _SoundFileSource:
     layout: tuple[str, ...] = ()
 
     def __init__(self, path: str | os.PathLike[str], file: IO[bytes], kind: str) -> None:
         self.path, self.format, self._file = path, kind, file
-        self._sound = soundfile.SoundFile(file)
+        with self._quiet():
+            self._sound = soundfile.SoundFile(file)
         self.sr_hz, self.channels = self._sound.samplerate, self._sound.channels
         self.declared_samples = self._sound.frames
 
@@ -379,8 +407,16 @@ class _SoundFileSource:
     def blocks(self, start: int) -> Iterator[Audio]:
         if start:
             self._seek(min(start, self._sound.frames))
-        while len(block := self._sound.read(_BLOCK, dtype="float32", always_2d=True)):
+        while len(block := self._next()):
             yield block
+
+    def _next(self) -> Audio:
+        with self._quiet():
+            block: Audio = self._sound.read(_BLOCK, dtype="float32", always_2d=True)
+        return block
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        return _mpg123_unheard() if self.format == "mp3" else nullcontext()
 
     def _seek(self, start: int) -> None:
         """libsndfile 1.2 seeks exactly, but for the last page of an Ogg file, where it may be off by what encoding padded."""

@@ -1,5 +1,7 @@
 """Every format, at any offset and rate, sample by sample; writing and what is written."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -191,3 +193,22 @@ def test_the_header_tells(songs):
     assert survey.length_samples == len(chirp()) and 0.4 < survey.peak < 0.5
     with pytest.raises(io.AudioError, match="longer than 1 s"):
         io.survey(songs / "a.flac", max_sec=1.0)
+
+
+def test_decoders_keep_their_remarks_to_themselves(tmp_path, capfd):
+    """libmpg123 complains on stderr of the frames it decodes to settle after a seek; others are still heard."""
+    rng = np.random.default_rng(0)
+    sound = (
+        rng.standard_normal(16000 * 6) * np.repeat(rng.random(60), 1600) * 0.3
+    )  # loud and soft: a busy bit reservoir
+    io.write(tmp_path / "a.mp3", sound, 16000)
+    with soundfile.SoundFile(tmp_path / "a.mp3") as plain:
+        for start in range(5000, 80000, 1111):
+            plain.seek(start)
+            plain.read(3000)
+    assert "libmpg123" in capfd.readouterr().err, "it would complain"
+    for start in range(5000, 80000, 1111):
+        io.read(tmp_path / "a.mp3", start_samples=start, length_samples=3000)
+    with io._mpg123_unheard():
+        os.write(2, b"someone else\n")
+    assert capfd.readouterr().err == "someone else\n"
