@@ -158,13 +158,7 @@ class _Line:
             if song.failed:
                 yield Done(song.item, song.failed)
                 continue
-            axis = {level: spec.axes.index("N") for level, spec in zip(self._levels, self._specs(), strict=True)}
-            codes = {
-                level: parts[0]
-                if len(parts) == 1
-                else np.concatenate(parts, axis=axis[level] if parts[0].ndim > 1 else 0)
-                for level, parts in song.parts.items()
-            }
+            codes = {level: self._joined(level, parts) for level, parts in song.parts.items()}
             song.parts.clear()
             fault_point("encode.after_song")
             facts = ItemFacts(
@@ -173,8 +167,9 @@ class _Line:
             )  # fmt: skip
             yield Done(song.item, (codes, facts))
 
-    def _specs(self) -> list[Any]:
-        return list(self._codec.arrays(self._levels, False))
+    def _joined(self, level: int, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        axes = self._codec.arrays([level], compat=False)[0].axes
+        return np.concatenate(parts, axis=0 if parts[0].ndim == 1 else axes.index("N"))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -155,10 +155,10 @@ def _recordings(index: Index, metadata: str, custom: CustomMetadata | None = Non
 
 
 def _admitted(encode: EncodeHps, folder: str, comm: Comm) -> Index:
-    """The index of a folder, kept beside the store, which must hold nothing foreign."""
+    """The index of a folder, kept beside the store, which holds nothing foreign; other stores there share it."""
     store = Path(encode.output_path)
     mark = digest_bytes(os.fsencode(os.path.abspath(folder)))[:8]
     return admission.admit(
-        folder, store.parent / f".{store.name}.{mark}.audio_index.json", comm, on_bad_file=encode.on_bad_file,
+        folder, store.parent / f".audio_index-{mark}.json", comm, on_bad_file=encode.on_bad_file,
         max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, workers=max(1, cores() // comm.local_size),
     )  # fmt: skip

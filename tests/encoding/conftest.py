@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 
-from jukebox import settings
-from jukebox.hparams.resolve import Resolved
-from jukebox.models import build, checkpoint
-from jukebox.models.codec import VQVAECodec
-from jukebox.vqvae.model import VQVAE
+sys.path.insert(0, str(Path(__file__).parent))
 
-TINY = {
-    "sr": 8000, "levels": 3, "downs_t": (2, 1, 1), "strides_t": (2, 2, 4), "emb_width": 4, "l_bins": 32, "width": 8,
-    "depth": 2, "dilation_growth_rate": 3, "hvqvae_multipliers": (2, 1, 1),
-}  # fmt: skip
-LENGTHS = {"a": 12_345, "b": 40_000, "c": 70_001, "d": 1, "e": 31, "f": 20_000}  # samples at 8 kHz
+from tests_encoding_nets import LENGTHS, TINY, make_song, net_of, save_run  # noqa: E402
 
-
-def net_of(hps: Resolved, seed: int = 0) -> VQVAE:
-    """A VQ-VAE whose codebooks hold what its encoders say of noise, so that all codes occur."""
-    torch.manual_seed(seed)
-    net = build.build_vqvae(hps).eval()
-    noise = torch.randn(1, 1, 400 * net.hops[-1])
-    with torch.no_grad():
-        for level in range(net.levels):
-            rows = net.encoders[level](noise)[0].t()
-            book = net.codebook(level)
-            book.vectors.copy_(rows[torch.randperm(len(rows))[torch.arange(book.bins) % len(rows)]])
-            book.vectors.add_(torch.randn_like(book.vectors), alpha=0.01 * float(rows.std()))
-    return net
-
-
-def save_run(folder: Path, hps: Resolved, net: VQVAE) -> Path:
-    """A run folder as train.py leaves it."""
-    table = build.vqvae_names(hps)
-    model = checkpoint.published_state(net, table)
-    checkpoint.write(folder, 1, hps=dict(hps.values), model=model, opt=None, extra={})
-    return folder
+from jukebox import settings  # noqa: E402
+from jukebox.hparams.resolve import Resolved  # noqa: E402
+from jukebox.models.codec import VQVAECodec  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +31,6 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_hps: Resolved) -> Pa
 @pytest.fixture(scope="session")
 def tiny_codec(tiny_hps: Resolved) -> VQVAECodec:
     return VQVAECodec(net_of(tiny_hps), 8000)
-
-
-def make_song(path: Path, length: int, rate: int = 8000, channels: int = 2, seed: int = 0) -> Path:
-    """A sound file of noise that rises and falls, 16 bit."""
-    draw = np.random.default_rng(seed + length)
-    loud = 0.3 + 0.2 * np.sin(np.arange(length) / 500)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, draw.normal(0, 0.2, (length, channels)) * loud[:, None], rate)
-    return path
 
 
 @pytest.fixture(scope="session")
