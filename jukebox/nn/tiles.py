@@ -56,11 +56,14 @@ def chunks(length: int, size: int, halo: tuple[int, int], unit: int) -> Iterator
     size: input positions of one chunk, halo included. halo: input positions needed before and after what is kept.
     unit: chunk borders are multiples of it (the total stride of the stack). Positions are kept in input units.
 
-    A `length` of at most `size` is one chunk. Raises ValueError when the halo leaves nothing to keep.
+    A `length` of at most `size` is one chunk. Raises ValueError when the halo leaves nothing to keep, or a longer
+    `length` is not a multiple of `unit`.
     """
     if length <= size:
         yield Chunk(0, length, 0, length)
         return
+    if length % unit:
+        raise ValueError(f"{length} positions are not whole units of {unit}")
     before, after = (-(-h // unit) * unit for h in halo)
     size -= size % unit
     if size - before - after < unit:
