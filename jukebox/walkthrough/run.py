@@ -60,7 +60,7 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
         return (
             f"--hps={preset}", f"--name={name}", f"--local_logdir={logs}", f"--steps={count}", f"--seed={hps.seed}",
             f"--save_iters={count}", f"--eval_iters={count}", f"--lr_start_linear_decay={count // 2}",
-            f"--lr_decay={count}", *flags,
+            f"--lr_decay={count - count // 2 + 1}", *flags,
         )  # fmt: skip
 
     def prior(name: str, preset: str, level: int, steps: int) -> tuple[str, ...]:
