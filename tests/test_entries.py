@@ -89,8 +89,6 @@ def test_a_program_with_settings_has_its_entry(entry: str) -> None:
         ("train --n_samples=3", 2, r"It belongs to sample\.py"),
         ("sample --help mode", 0, r"one of ancestral, continue, upsample, primed"),
         ("sample --mode=backwards", 2, r"one of ancestral"),
-        ("sample", 2, r"--name is missing"),
-        ("sample --name=x", 2, r"--model is missing"),
         ("sample --name=x --model=nowhere", 2, r"neither a model set \(.*5b_lyrics.*\) nor a run folder"),
         ("pre_encode", 2, r"The smallest full command is\n  python jukebox/pre_encode\.py "),
         ("codes", 2, r"COMMAND"),
@@ -109,12 +107,13 @@ def test_answers(command: str, code: int, said: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # nothing begun
 
 
-def test_the_plain_line_names_what_is_missing(run_mpi: Callable[..., Any], tmp_path: Path) -> None:
-    done = run_mpi(2, ["jukebox/train.py", "--hps=small_vqvae"])
+@pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_the_plain_line_names_what_is_missing(run_mpi: Callable[..., Any], n: int) -> None:
+    done = run_mpi(n, ["jukebox/train.py", "--hps=small_vqvae"])
     assert done.code == 2
     assert done.err.strip().splitlines() == [
         "--audio_files_dir is missing: the folder of songs to train the VQ-VAE on. The smallest full command is",
-        "  python jukebox/train.py --hps=small_vqvae --audio_files_dir=DIR",
+        f"  mpiexec -n {n} python jukebox/train.py --hps=small_vqvae --audio_files_dir=DIR",
     ]
 
 

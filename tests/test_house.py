@@ -46,7 +46,7 @@ TOP_LEVEL = {
 }
 PRINTS = {  # text is what these programs make
     *("settings.py", "corpus/run.py", "encoding/store_commands.py", "pages/server.py"),
-    *("walkthrough/run.py", "weights/run.py"),
+    *("walkthrough/run.py", "weights/run.py", "models/export.py", "data/make_ids.py", "training/run.py"),
 }
 CUDA = {"sampling/graphs.py"}  # and parallel/
 OWNERS = {  # the only room that knows a library

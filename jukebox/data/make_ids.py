@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jukebox import files, settings
+from jukebox import files
 from jukebox.data import admission
 from jukebox.data.hps import MakeIdsHps
 from jukebox.data.metadata import songs_of
 from jukebox.errors import DataError, UsageError
 from jukebox.files import printable
+from jukebox.hparams.resolve import Resolved
 from jukebox.labels.ids import UNKNOWN, Alphabet, IdTable, normalised, write_table
 from jukebox.labels.song import SongMeta
 from jukebox.parallel.comm import SoloComm
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 BIN_SEC = 8.0  # the published models divide 600 s into 64 or 128 bins
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(settings: Resolved) -> int:
     """Write the tables and print the proposal; the exit code."""
-    hps = settings.parse("make_ids", sys.argv[1:] if argv is None else argv).section(MakeIdsHps)
+    hps = settings.section(MakeIdsHps)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not hps.audio_files_dir:
         raise UsageError("--audio_files_dir is missing: the folder of songs that the tables are made for.")

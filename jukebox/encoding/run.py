@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from jukebox import __version__, runlog
 from jukebox.codestore.store import CodeStore
 from jukebox.codestore.writer import StoreWriter
 from jukebox.encoding import choice, sources
+from jukebox.encoding.custom import Rejected
 from jukebox.encoding.hps import EncodeHps
 from jukebox.encoding.pipeline import encode_jobs
 from jukebox.encoding.sources import Job
-from jukebox.errors import DataError, UsageError
+from jukebox.errors import DataError, UsageError, UserError
 from jukebox.files import printable
 from jukebox.hparams.resolve import Resolved
 from jukebox.models.codec import Codec
@@ -124,18 +126,18 @@ def _encode_mine(writer: StoreWriter, jobs: Sequence[Job], codec: Codec, encode:
     """Encode what is open in this rank's shards; whether it was asked to stop."""
     mine = writer.pending(comm.rank, comm.size)
     bar = runlog.Progress(len(mine), "items", "encode")
-    failed: list[str] = []
+    failed = 0
     encoded = encode_jobs([(item, jobs[item]) for item in mine], codec, writer.plan.levels, encode)
     for done in encoded:
         launch.set_phase(f"storing {jobs[done.item].recording.entry.file}")
-        if isinstance(done.result, str):
-            if encode.on_bad_file == "error":
-                raise DataError(done.result)
+        if isinstance(done.result, UserError):
+            failed += not isinstance(done.result, Rejected)
+            if failed and encode.on_bad_file == "error":
+                raise done.result
+            if failed > max(1, encode.max_bad * len(jobs)):
+                raise DataError(f"{failed} files can no longer be read, more than --max_bad allows; the last: {done.result}")
             log.warning("left out: %s", done.result)
-            failed.append(done.result)
-            if len(failed) > max(1, encode.max_bad * len(jobs)):
-                raise DataError(f"{len(failed)} files can no longer be read, more than --max_bad allows.")
-            writer.skip(done.item, done.result)
+            writer.skip(done.item, str(done.result))
         else:
             writer.add(done.item, *done.result)
         bar.update()
@@ -147,15 +149,11 @@ def _encode_mine(writer: StoreWriter, jobs: Sequence[Job], codec: Codec, encode:
 
 
 def _details(encode: EncodeHps, about: Mapping[str, Any]) -> dict[str, Any]:
-    import av
-    import numpy
-    import torch
-
     arguments = {name: getattr(encode, name) for name in PUBLISHED}
     arguments |= {f.name: getattr(encode, f.name) for f in fields(encode) if f.name not in PUBLISHED}  # type: ignore[arg-type]
     versions = {
-        "jukebox": __version__, "python": platform.python_version(), "torch": torch.__version__,
-        "numpy": numpy.__version__, "av": av.__version__,
+        "jukebox": __version__, "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "numpy", "av")},
     }  # fmt: skip
     return {
         "model_config": encode.model_config or None, "dataset_config": encode.dataset_config or None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +42,9 @@ class Net:
         return "vqvae" if self.level is None else f"prior_level_{self.level}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert what the command line names; the exit code."""
-    asked = settings.parse("export", sys.argv[1:] if argv is None else argv).section(ExportHps)
+def main(hps: Resolved) -> int:
+    """Convert what the settings of `export` name; the exit code."""
+    asked = hps.section(ExportHps)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not asked.source or not asked.out:
         raise UsageError(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "World",
+    "device_memory",
     "finish",
     "guard",
     "guarded",
@@ -201,6 +202,15 @@ def _solo_device(wish: str) -> str:
     if int(number or 0) >= count:
         raise LaunchError(f"--device={wish}, but PyTorch sees {count} CUDA devices. --device=cpu goes without.")
     return f"cuda:{number or 0}"
+
+
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Bytes that this process has taken of a GPU's memory at most, and bytes there are; None for the CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
 
 
 def _agree_on_device(comm: DistComm, wish: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +29,8 @@ from jukebox.sampling.save import Remembered
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Align the run that the command line names; the exit code."""
-    hps = settings.parse("align", sys.argv[1:] if argv is None else argv)
+def main(hps: Resolved) -> int:
+    """Align the run that the settings of `align` name; the exit code."""
     asked, start = hps.section(AlignHps), hps.section(LaunchHps)
     if not asked.logdir:
         raise UsageError("--logdir is missing: the folder of a sampling run, for example --logdir=sample_1b.")

@@ -11,6 +11,7 @@ import torch
 
 from jukebox.hparams.resolve import Resolved
 from jukebox.models.restricted import storage_bytes
+from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.resources import disk_free_bytes, memory_limit_bytes, size_text
 from jukebox.runlog import duration_text
@@ -56,7 +57,6 @@ def _memory(comm: Comm) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     peaks = comm.all_reduce(torch.tensor([peak, 0.0], dtype=torch.float64), "max").tolist()
     text = f"{size_text(peaks[0])} in each process at most, {size_text(memory_limit_bytes())} on this machine"
-    if comm.device.startswith("cuda"):
-        own, whole = torch.cuda.max_memory_allocated(comm.device), torch.cuda.mem_get_info(comm.device)[1]
-        text += f"; on the GPU {size_text(own)} of {size_text(whole)}"
+    if on_device := launch.device_memory(comm.device):
+        text += f"; on the GPU {size_text(on_device[0])} of {size_text(on_device[1])}"
     return text
