@@ -107,16 +107,6 @@ def test_answers(command: str, code: int, said: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # nothing begun
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_the_plain_line_names_what_is_missing(run_mpi: Callable[..., Any], n: int) -> None:
-    done = run_mpi(n, ["jukebox/train.py", "--hps=small_vqvae"])
-    assert done.code == 2
-    assert done.err.strip().splitlines() == [
-        "--audio_files_dir is missing: the folder of songs to train the VQ-VAE on. The smallest full command is",
-        f"  mpiexec -n {n} python jukebox/train.py --hps=small_vqvae --audio_files_dir=DIR",
-    ]
-
-
 def test_a_console_script_speaks_once_for_all_processes(run_mpi: Callable[..., Any]) -> None:
     program = console_script("train")[1:] or ["-m", "jukebox.train"]
     done = run_mpi(3, [*program, "--widht=3"])

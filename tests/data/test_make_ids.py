@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from jukebox import settings
 from jukebox.audio import io
 from jukebox.data.make_ids import main, proposal, tables
 from jukebox.errors import DataError, UsageError
@@ -21,7 +22,8 @@ def test_from_a_folder_to_flags(tmp_path, capsys):
         io.write(music / f"{name}.wav", noise[: int(length * 8000)], 8000)
         rows.append({"file": f"{name}.wav", "artist": artist, "genre": genre, "lyrics": "la ☃ la"})
     (music / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main([f"--audio_files_dir={music}", f"--out={out}"]) == 0
+    asked = settings.parse("make_ids", [f"--audio_files_dir={music}", f"--out={out}"])
+    assert main(asked) == 0
     said = capsys.readouterr().out
     assert "--labels_v3 --y_bins=3,3 --max_bow_genre_size=1 --min_duration=1 --max_duration=3" in said
     assert "--y_bins=3,3 --max_bow_genre_size=2" in said and f"--ids_dir={out}" in said
@@ -29,11 +31,11 @@ def test_from_a_folder_to_flags(tmp_path, capsys):
         ids = LabelIds.open(out, version, strict=True)
         assert sorted(ids.artist_id(row["artist"]) for row in rows) == [1, 2]
         assert all(0 not in ids.genre_ids(row["genre"], 2) for row in rows)
-    assert main([f"--audio_files_dir={music}", f"--out={out}"]) == 0  # the same again
+    assert main(asked) == 0  # the same again
     rows.pop()
     (music / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="is there already"):
-        main([f"--audio_files_dir={music}", f"--out={out}"])
+        main(asked)
 
 
 def test_rare_and_unwritable_names(caplog):
@@ -52,4 +54,4 @@ def test_timing_bins(tmp_path, longest, bins):
 
 def test_a_folder_is_needed():
     with pytest.raises(UsageError, match="--audio_files_dir"):
-        main([])
+        main(settings.parse("make_ids", []))
