@@ -26,6 +26,8 @@ from jukebox.codestore.arrays import ArraySpec, open_regular
 from jukebox.codestore.geometry import Geometry
 from jukebox.errors import StoreError
 
+HALF = "-fp16"
+"""Ends the fingerprint of a model that encoded in half precision."""
 FORMAT = "jukebox code store"
 VERSION = 1
 PLAN, SOURCES, INDEX, DETAILS, SKIPPED = "plan.json", "sources.jsonl", "index.jsonl", "details.json", "skipped"
@@ -191,6 +193,11 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise StoreError(f"{value!r:.80} is not a whole number")
     return value
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same weights, in whatever precision they encoded."""
+    return one.removesuffix(HALF) == other.removesuffix(HALF)
 
 
 def length_in_samples(value: Any) -> int:

@@ -65,7 +65,7 @@ class CodeStore:
         plan = read_plan(root)
         for level in levels:
             plan.array(level)
-        other_model = expect_fingerprint not in (None, plan.fingerprint)
+        other_model = expect_fingerprint is not None and not layout.same_model(expect_fingerprint, plan.fingerprint)
         if other_model or expect_geometry not in (None, plan.geometry):
             raise StoreError(ways_out(root, plan, expect_fingerprint, expect_geometry))
         if unfinished:

@@ -310,7 +310,7 @@ def decode(
 
     Raises StoreError when another model made the codes or the range is no part of the item.
     """
-    if codec.fingerprint != store.fingerprint or codec.geometry != store.geometry:
+    if not layout.same_model(codec.fingerprint, store.fingerprint) or codec.geometry != store.geometry:
         raise StoreError(ways_out(store.root, store.plan, codec.fingerprint, codec.geometry))
     start_samples, end_samples = sample_range(store, i, start_sec, end_sec)
     first, last = code_range(store, i, level, start_sec, end_sec)

@@ -282,4 +282,5 @@ def _first_difference(before: list[Source], now: list[Source]) -> str:
             return f"{files.printable(old.relpath)} changed since (same size, other content). {cure}"
         if old.offset_samples != new.offset_samples:
             return f"{files.printable(old.relpath)} is cut into other windows than before. {cure}"
-    return f"had {len(before)} items to encode, now there are {len(now)}. {cure}"
+    more, which = (before, "removed") if len(before) > len(now) else (now, "added")
+    return f"{files.printable(more[min(len(before), len(now))].relpath)} was {which} since. {cure}"

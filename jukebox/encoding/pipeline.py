@@ -40,10 +40,10 @@ _WAITING_BLOCKS = 8  # per song decoded ahead
 
 @dataclass(frozen=True)
 class Done:
-    """An item that was encoded: its codes and facts, or the reason why it could not be."""
+    """An item that was encoded: its codes and facts, or the error that says why it could not be."""
 
     item: int
-    result: tuple[Codes, ItemFacts] | str
+    result: tuple[Codes, ItemFacts] | UserError
 
 
 @dataclass
@@ -57,7 +57,7 @@ class _Song:
     open_pieces: int = 0
     decoded_sec: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
-    failed: str = ""
+    failed: UserError | None = None
 
 
 def encode_jobs(
@@ -110,7 +110,7 @@ class _Line:
                     self._land()
                 yield from self._finished()
         except (AudioError, Rejected) as error:
-            song.failed = str(error)
+            song.failed = error
         song.decoded_sec = time.perf_counter() - song.begun_sec
         song.open_pieces -= 1
         yield from self._finished()

@@ -135,7 +135,9 @@ def _encode_mine(writer: StoreWriter, jobs: Sequence[Job], codec: Codec, encode:
             if failed and encode.on_bad_file == "error":
                 raise done.result
             if failed > max(1, encode.max_bad * len(jobs)):
-                raise DataError(f"{failed} files can no longer be read, more than --max_bad allows; the last: {done.result}")
+                raise DataError(
+                    f"{failed} files can no longer be read, more than --max_bad allows; the last: {done.result}"
+                )
             log.warning("left out: %s", done.result)
             writer.skip(done.item, str(done.result))
         else:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from jukebox.codestore.arrays import ArraySpec
 from jukebox.codestore.geometry import Geometry
+from jukebox.codestore.layout import HALF
 from jukebox.nn.tiles import Chunk, even_chunks, run_chunks
 from jukebox.vqvae.encdec import Decoder, Encoder
 from jukebox.vqvae.model import VQVAE
@@ -66,7 +67,7 @@ class VQVAECodec:
         self.vqvae = vqvae.eval()
         self.geometry = Geometry(sr_hz, vqvae.hops, vqvae.bins)
         self.chunk_samples = chunk_samples
-        self.fingerprint = fingerprint(vqvae)
+        self.fingerprint = fingerprint(vqvae) + (HALF if half else "")
         self.device = next(vqvae.parameters()).device
         self.dtype = torch.float16 if half else torch.float32
         if half:

@@ -25,11 +25,12 @@ def net_of(hps: Resolved, seed: int = 0) -> VQVAE:
     net = build.build_vqvae(hps).eval()
     noise = torch.randn(1, 1, 400 * net.hops[-1])
     with torch.no_grad():
+        for name, parameter in net.encoders.named_parameters():  # louder, or noise of rounding is all that arrives
+            parameter.mul_(0.0 if name.endswith("bias") else 2.0)
         for level in range(net.levels):
             proj = net.encoders[level].blocks[-1].proj
             spread = net.encoders[level](noise).std()
             proj.weight.div_(spread)
-            proj.bias.div_(spread)
             rows = net.encoders[level](noise)[0].t()
             book = net.codebook(level)
             book.vectors.copy_(rows[torch.randperm(len(rows))[torch.arange(book.bins) % len(rows)]])

@@ -1,0 +1,266 @@
+"""pre_encode end to end, in this process: complete, the same for any rank count, and every way to choose and cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests_encoding_nets import LENGTHS, make_song, net_of
+
+from jukebox.audio import io
+from jukebox.codestore.pre_encoded import open_pre_encoded
+from jukebox.codestore.store import CodeStore
+from jukebox.encoding.hps import EncodeHps
+from jukebox.encoding.run import encode_all
+from jukebox.errors import DataError, StoreError, UsageError
+from jukebox.models.codec import VQVAECodec
+from jukebox.parallel.comm import SoloComm
+
+ABOUT = {"checkpoint": "run", "hps": {}}
+Make = Callable[..., CodeStore]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stores of this file stand, so that they share one scan of the songs."""
+    return tmp_path_factory.mktemp("stores")
+
+
+@pytest.fixture
+def make(folder: Path, songs: Path, tiny_codec: VQVAECodec, request: pytest.FixtureRequest) -> Make:
+    """`make(**flags)`: a store of the songs, named after the test."""
+
+    def run(name: str = "", codec: VQVAECodec = tiny_codec, **flags: Any) -> CodeStore:
+        flags = {"audio_files_dir": str(songs), "num_workers": 0, **flags}
+        if "dataset_config" in flags:
+            flags["audio_files_dir"] = ""
+        root = folder / (request.node.name.replace("/", "_") + name)
+        store = encode_all(EncodeHps(output_path=str(root), **flags), codec, ABOUT, SoloComm())
+        assert store is not None
+        return store
+
+    return run
+
+
+def mono(path: Path, codec: VQVAECodec) -> np.ndarray:
+    return io.read(path, sr_hz=codec.geometry.sr_hz, channels=2).mean(axis=1)
+
+
+def test_every_second_of_every_file_once(make, songs, tiny_codec):
+    store = make()
+    lengths = dict(zip(store.relpaths, store.lengths.tolist(), strict=True))
+    expected = {("sub/" if name in "cd" else "") + f"{name}.wav": length for name, length in LENGTHS.items()}
+    assert lengths == expected | {"g.flac": io.resampled_length(30_011, 11_025, 8000)}
+    for i, relpath in enumerate(store.relpaths):
+        codes = tiny_codec.encode(mono(songs / relpath, tiny_codec))
+        for level in store.levels:
+            np.testing.assert_array_equal(store.codes(level, i), codes[level])
+            assert store.frames(level, i) == store.geometry.codes_for(level, int(store.lengths[i]))
+
+
+def test_metadata_and_details_say_all(make):
+    store = make(shards=2, batch_size=3)
+    meta = store.meta(store.find("a.wav"))
+    assert meta["song"] == {"artist": "Ann", "genre": "folk", "lyrics": "la la"}
+    assert {"audio_channels", "duration", "start_time", "end_time", "seconds_total", "valid_frames"} <= set(meta)
+    details = json.loads((store.root / "level_1" / "details.json").read_text())
+    assert list(details)[:4] == ["model_config", "dataset_config", "sample_size", "args"]
+    assert list(details["args"])[:3] == ["model_config", "ckpt_path", "model_half"]
+    assert details["model"] == ABOUT and details["hop"] == 8 and details["versions"]["torch"]
+    assert {"digests", "model_fingerprint", "bins", "sample_rate", "shards"} <= set(details)
+
+
+def test_the_folder_does_not_depend_on_workers_batch_or_pieces(make, tree, tiny_hps):
+    one = make("1", shards=3)
+    other = make("2", shards=3, num_workers=3, batch_size=7, codec=VQVAECodec(net_of(tiny_hps), 8000, 2048))
+    assert tree(one.root) == tree(other.root)
+
+
+def test_only_some_levels(make):
+    store = make(keep_levels=(0, 2))
+    assert store.levels == (0, 2) and store.codes(2, 1).dtype == np.int64
+    with pytest.raises(UsageError, match="levels 0 to 2"):
+        make("x", keep_levels=(3,))
+
+
+def test_compat_writes_what_other_readers_expect(make):
+    store = make(compat=True)
+    data = open_pre_encoded(store.root / "level_1")
+    for i in range(len(data)):
+        array, info = data.array(i), data.info(i)
+        assert array.dtype == np.int64 and len(info["padding_mask"]) == array.shape[1]
+        assert sum(info["padding_mask"]) == -(-info["length_samples"] // 8)
+
+
+def test_crop_first_takes_one_window_per_file(make, songs, tiny_codec):
+    store = make(crop="first", sample_size=4096)
+    assert len(store) == 7 and max(store.lengths) == 4096
+    i = store.find("sub/c.wav")
+    audio = mono(songs / "sub" / "c.wav", tiny_codec)[:4096]
+    np.testing.assert_array_equal(store.codes(1, i), tiny_codec.encode(audio)[1])
+    assert store.item(i).total_samples == 70_001 and store.meta(i)["timestamps"] == [0.0, 4096 / 70_001]
+
+
+def test_crop_random_is_drawn_from_the_seed(make, songs, tiny_codec):
+    store, again, other = (
+        make(str(i), crop="random", sample_size=4096, encode_seed=seed) for i, seed in enumerate((1, 1, 2))
+    )
+    offsets = [[one.item(i).offset_samples for i in range(len(one))] for one in (store, again, other)]
+    assert offsets[0] == offsets[1] != offsets[2]
+    i = store.find("sub/c.wav")
+    start = offsets[0][i]
+    assert start > 0
+    audio = mono(songs / "sub" / "c.wav", tiny_codec)[start : start + 4096]
+    np.testing.assert_array_equal(store.codes(0, i), tiny_codec.encode(audio)[0])
+
+
+def test_limit_batches_is_honoured_and_shuffle_keeps_every_item(make):
+    assert len(make("limit", limit_batches=2, batch_size=2)) == 4
+    plain, shuffled = make("plain"), make("shuffled", shuffle=True)
+    assert sorted(plain.relpaths) == sorted(shuffled.relpaths) and plain.relpaths != shuffled.relpaths
+
+
+def test_shifts_are_variants_of_each_song(make, songs, tiny_codec):
+    store = make(shifts=4)
+    variants = [i for i, relpath in enumerate(store.relpaths) if relpath == "a.wav"]
+    audio = mono(songs / "a.wav", tiny_codec)
+    for k, i in enumerate(variants):
+        item = store.item(i)
+        assert (item.offset_samples, item.length_samples, item.total_samples) == (8 * k, 12_345 - 8 * k, 12_345)
+        np.testing.assert_array_equal(store.codes(2, i), tiny_codec.encode(audio[8 * k :])[2])
+    assert len(variants) == 4 and store.relpaths.count("sub/d.wav") == 1  # one sample has no variants
+
+
+def test_half_precision_is_another_model_of_the_same_audio(make, tiny_hps):
+    full = make("full")
+    half = make("half", codec=VQVAECodec(net_of(tiny_hps), 8000, half=True))
+    same = np.mean([np.mean(full.codes(0, i) == half.codes(0, i)) for i in range(len(full))])
+    assert 0.8 < same <= 1.0 and half.fingerprint == f"{full.fingerprint}-fp16"
+    CodeStore.open(half.root, expect_fingerprint=full.fingerprint)  # decoding and training know it as the same
+
+
+def test_dataset_config_with_a_metadata_module(make, songs, tmp_path):
+    module = tmp_path / "more.py"
+    module.write_text(
+        "def get_custom_metadata(info, audio):\n"
+        "    if info['relpath'].startswith('sub'):\n        return {'__reject__': True}\n"
+        "    return {'prompt': f\"{info['seconds_total']} s, {audio.shape[-1]} samples\"}\n"
+    )
+    entry = {"id": "x", "path": str(songs), "custom_metadata_module": str(module)}
+    config = tmp_path / "d.json"
+    config.write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
+    store = make(dataset_config=str(config))
+    assert not [relpath for relpath in store.relpaths if relpath.startswith("sub")]
+    assert store.meta(store.find("a.wav"))["prompt"] == "2 s, 12345 samples"
+    rows = [json.loads(line) for line in (store.root / "index.jsonl").read_text().splitlines()]
+    assert sum("rejected by its custom" in row.get("skipped", "") for row in rows) == 2
+
+
+def test_a_data_set_of_codes_is_not_encoded_again(make, tmp_path):
+    config = tmp_path / "d.json"
+    config.write_text(json.dumps({"dataset_type": "pre_encoded", "datasets": [{"id": "x", "path": "p"}]}))
+    with pytest.raises(UsageError, match="what pre_encode writes"):
+        make(dataset_config=str(config))
+
+
+# ---- rows of design/reliability.md -----------------------------------------------------------------------------------
+
+
+def test_a1_bad_files_are_listed_with_a_reason_and_never_encoded(make, tmp_path, caplog):
+    music = tmp_path / "music"
+    make_song(music / "good.wav", 5000)
+    (music / "zero.flac").write_bytes(b"")
+    (music / "page.mp3").write_text("<!doctype html>")
+    data = make_song(music / "cut.wav", 20_000).read_bytes()
+    (music / "cut.wav").write_bytes(data[: len(data) // 2])
+    shutil.copy(make_song(tmp_path / "right.wav", 3000), music / "wrong.mp3")  # the content decides
+    with pytest.raises(DataError, match="3 of 5 files cannot be used, more than --max_bad"):
+        make("strict", audio_files_dir=str(music))
+    with pytest.raises(DataError, match="--on_bad_file=error"):
+        make("error", audio_files_dir=str(music), on_bad_file="error")
+    store = make("skip", audio_files_dir=str(music), max_bad=1.0)
+    assert store.relpaths == ["good.wav", "wrong.mp3"]
+    for words in ("zero.flac: empty file", "page.mp3: not a sound file", "cut.wav: "):
+        assert words in caplog.text
+
+
+def test_a6_silence_is_left_out_and_said(make, tmp_path, caplog):
+    import soundfile
+
+    make_song(tmp_path / "good.wav", 5000)
+    soundfile.write(tmp_path / "still.wav", np.zeros(4000), 8000)
+    assert make(audio_files_dir=str(tmp_path)).relpaths == ["good.wav"]
+    assert "still.wav: silent" in caplog.text
+
+
+def test_a8_names_of_every_sort(make, tmp_path):
+    names = ["🎵 ä.wav", "-dash.wav", "quote\"'.wav", "line\nbreak.wav", "<script>.wav", "עברית.wav"]
+    for name in names:
+        make_song(tmp_path / name, 900)
+    store = make(audio_files_dir=str(tmp_path))
+    assert sorted(store.relpaths) == sorted(names)
+    assert store.meta(store.find(names[0]))["relpath"] == names[0]
+
+
+def test_a12_a_file_changed_since_is_refused_by_name(make, tmp_path):
+    music = tmp_path / "music"
+    for name in ("a.wav", "b.wav"):
+        make_song(music / name, 5000)
+    store = make(audio_files_dir=str(music))
+    (store.root / "level_0" / "details.json").unlink()
+    make_song(music / "b.wav", 6000)
+    with pytest.raises(StoreError, match=r"b\.wav changed since \(size"):
+        make(audio_files_dir=str(music))
+    make_song(music / "b.wav", 5000)
+    make_song(music / "c.wav", 5000)
+    with pytest.raises(StoreError, match=r"c\.wav was added since"):
+        make(audio_files_dir=str(music))
+
+
+def test_a12_a_file_that_changes_while_its_store_is_made(make, tmp_path, monkeypatch, caplog):
+    """Between the scan and its turn: left out with the reason, or the end, as --on_bad_file says."""
+    from jukebox.encoding import run
+
+    for name in ("a.wav", "b.wav", "c.wav"):
+        make_song(tmp_path / name, 5000)
+    plain = run.encode_jobs
+
+    def late(*arguments: Any) -> Any:
+        make_song(tmp_path / "b.wav", 6000)
+        yield from plain(*arguments)
+
+    monkeypatch.setattr(run, "encode_jobs", late)
+    with pytest.raises(DataError, match=r"b\.wav: changed since the scan"):
+        make("error", audio_files_dir=str(tmp_path), on_bad_file="error")
+    make_song(tmp_path / "b.wav", 5000)
+    store = make("skip", audio_files_dir=str(tmp_path))
+    assert store.relpaths == ["a.wav", "c.wav"] and "b.wav: changed since the scan" in caplog.text
+
+
+def test_a13_an_empty_folder_says_what_is_accepted(make, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match=r"(?s)no sound file.*1 \.txt.*flac"):
+        make(audio_files_dir=str(tmp_path))
+
+
+def test_s6_s7_another_model_cannot_fill_the_same_store(make, tiny_hps):
+    store = make("s")
+    (store.root / "level_0" / "details.json").unlink()
+    with pytest.raises(StoreError, match=r"(?s)was made by model.*--output-path.*--restore_vqvae"):
+        make("s", codec=VQVAECodec(net_of(tiny_hps, seed=1), 8000))
+    with pytest.raises(StoreError, match="was made at 8000 Hz"):
+        make("s", codec=VQVAECodec(net_of(tiny_hps), 11025))
+    with pytest.raises(StoreError, match="begun with 1 shards"):
+        make("s", shards=2)
+
+
+def test_s11_what_is_too_long_is_refused_before_it_is_decoded(make, tmp_path, caplog):
+    make_song(tmp_path / "long.wav", 50_000)
+    make_song(tmp_path / "short.wav", 5000)
+    store = make(audio_files_dir=str(tmp_path), max_audio_sec=2.0, max_bad=1.0)
+    assert store.relpaths == ["short.wav"] and "longer than 2 s" in caplog.text
