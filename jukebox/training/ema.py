@@ -18,6 +18,8 @@ class EMA:
     mu^every after every `every` steps. All three are copies of the weights, equal up to rounding.
     """
 
+    before_update = False  # of the weights; otherwise after it
+
     def __init__(self, params: Iterable[nn.Parameter], mu: float, kind: Kind = "plain", every: int = 100) -> None:
         self.params = list(params)
         self.kind, self.steps = kind, 0
@@ -63,6 +65,57 @@ class EMA:
 
     def __exit__(self, *_: object) -> None:
         self.swap()
+
+
+class WarmingEMA(EMA):
+    """The average of autoencoders: its factor grows with the steps, and it takes in the weights before each update.
+
+    At step s the factor is 0 up to the third, then min(1 - (s - 1)^-power, beta). Buffers of floating point (codebooks)
+    are averaged too.
+    """
+
+    before_update = True
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], buffers: Iterable[Tensor] = (), beta: float = 0.9999, power: float = 0.75
+    ) -> None:
+        super().__init__(params, beta)
+        self.beta, self.power = beta, power
+        self.buffers = [b for b in buffers if b.is_floating_point()]
+        self.buffer_averages = [b.detach().float().clone() for b in self.buffers]
+
+    def factor(self, steps: int) -> float:
+        """How much of the average stays at this step."""
+        return min(1 - (steps - 1.0) ** -self.power, self.beta) if steps > 3 else 0.0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take in the weights as they are before a step."""
+        self.steps += 1
+        weight = 1 - self.factor(self.steps)
+        for source, average in self._pairs():
+            if weight == 1.0:
+                average.copy_(source)
+            else:
+                average.lerp_(source.detach().float(), weight)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return list(zip([*self.params, *self.buffers], [*self.averages, *self.buffer_averages], strict=True))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew from the weights as they are."""
+        self.steps = 0
+        for source, average in self._pairs():
+            average.copy_(source)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and averages, buffers included."""
+        for source, average in self._pairs():
+            weight = source.detach().float().clone()
+            source.copy_(average)
+            average.copy_(weight)
 
 
 def default_mu(bs: int, ranks: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,10 +78,11 @@ class Metrics:
 
     def count(self, batch: Batch, out: Output, learnt: dict[str, Tensor], stepped: Stepped | None) -> None:
         """Take in one batch, for good when its step is done."""
-        found = {"loss": out.loss.detach(), **out.metrics, **learnt}
+        own = "" if out.player == "main" else f"{out.player}_"
+        found = {f"{own}loss": out.loss.detach(), **out.metrics, **learnt}
         if stepped is not None and stepped.done:
             last = {"lr": stepped.lr, "gn": stepped.grad_norm, "lg_loss_scale": stepped.log2_scale}
-            found |= {name: torch.tensor(value) for name, value in last.items()}
+            found |= {own + name: torch.tensor(value) for name, value in last.items()}
         self._waiting.append(found)
         self.bad_reads = batch.bad_reads if isinstance(batch, AudioBatch) else 0
         if stepped is None:
@@ -138,7 +140,7 @@ def fit(
             if due(course.log_steps):  # the only synchronisation
                 found = metrics.flush()
                 events.scalars(found, step)
-                bar.note(loss=found["loss"], audio_sec=course.seconds_per_step * course.log_steps)
+                bar.note(loss=found.get("loss", math.nan), audio_sec=course.seconds_per_step * course.log_steps)
             if held_out and (due(course.eval_iters) or (new_epoch and course.evaluate_epochs)):
                 evaluate(task, held_out, events, step)
             if due(course.save_iters) or due(course.demo_iters):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jukebox.errors import UsageError
+from jukebox.errors import HparamsError, UsageError
 
 
 class FusedAdam(torch.optim.Optimizer):
@@ -190,6 +190,33 @@ def apex_adam(
                 group["step"] = self.taken  # where Apex counts
 
     return ApexAdam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adam_w_mode=True)  # type: ignore[no-any-return]
+
+
+def named_optimiser(params: Iterable[nn.Parameter], kind: str, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """An optimiser of torch by its class name and arguments, as model configs name it; `step` takes `scale` too.
+
+    DeepSpeed's FusedAdam is torch's AdamW without weight decay. Raises HparamsError.
+    """
+    if kind == "FusedAdam":
+        kind, config = "AdamW", {"weight_decay": 0.0, **config}
+    base = getattr(torch.optim, kind, None)
+    if not isinstance(base, type) or not issubclass(base, torch.optim.Optimizer) or kind in ("Optimizer", "LBFGS"):
+        raise HparamsError(f"optimizer type {kind!r:.60}: no optimiser of torch that steps by gradients alone")
+
+    class Scaled(base):  # type: ignore[misc, valid-type]
+        def step(self, closure: Callable[[], float] | None = None, scale: float = 1.0) -> None:
+            """One update with gradients divided by `scale`."""
+            assert closure is None, "closures are not used"
+            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            if scale != 1.0 and grads:
+                torch._foreach_div_(grads, scale)
+            super().step()
+
+    try:
+        made: torch.optim.Optimizer = Scaled(params, **config)
+    except (TypeError, ValueError) as error:
+        raise HparamsError(f"optimizer {kind}: {error}") from None
+    return made
 
 
 class LossScaler:

@@ -15,7 +15,7 @@ from jukebox.errors import UserError
 from jukebox.parallel.comm import BUCKET_BYTES, Comm
 from jukebox.training.ema import EMA
 from jukebox.training.optim import LossScaler
-from jukebox.training.schedule import Schedule
+from jukebox.training.schedule import Rate
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Player:
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer, schedule: Schedule, comm: Comm,
+        self, named: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer, schedule: Rate, comm: Comm,
         *, ema: EMA | None, scaler: LossScaler | None = None, clip: float = 1.0, ignore_grad_norm: float = 0.0,
         accumulate: int = 1, bucket_bytes: int = BUCKET_BYTES,
     ) -> None:  # fmt: skip
@@ -89,6 +89,8 @@ class Player:
             self.scaler.update(overflow)
         if overflow or 0.0 < self.ignore_grad_norm < norm:
             return self._skip(scale, norm if math.isfinite(norm) else math.inf)
+        if self.ema and self.ema.before_update:
+            self.ema.step()
         lr = self.lr
         self._set_lr()  # an optimiser's restored state may have brought another
         self.optimiser.step(scale=scale * max(1.0, norm / self.clip))  # type: ignore[call-overload]
@@ -96,7 +98,7 @@ class Player:
         self.steps += 1
         self.skipped = 0
         self._set_lr()
-        if self.ema:
+        if self.ema and not self.ema.before_update:
             self.ema.step()
         return Stepped(True, lr, norm, scale)
 
@@ -133,7 +135,7 @@ class Player:
         if self.comm.size == 1:
             return
         for p in self.params:
-            if p.grad is None:
+            if p.grad is None and p.requires_grad:  # what is frozen for now stands still, weight decay included
                 p.grad = torch.zeros_like(p)
         grads = [p.grad for p in self.params if p.grad is not None]
         self.comm.all_reduce_tensors([*grads, self._losses], bucket_bytes=self.bucket_bytes)

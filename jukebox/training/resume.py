@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from jukebox import settings
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError, WriteFailed
@@ -19,7 +17,6 @@ from jukebox.parallel.comm import Comm
 from jukebox.prior.hps import PriorHps
 from jukebox.training.fit import Reached
 from jukebox.training.hps import RunHps
-from jukebox.training.player import Player
 from jukebox.training.sources import Source
 from jukebox.training.tasks import Task
 from jukebox.training.vqvae_task import VQVAETask
@@ -65,13 +62,7 @@ class RunFolder:
 
     def contents(self, task: Task, reached: Reached) -> dict[str, Any]:
         """The parts of a checkpoint. `model` holds averaged weights, as published; the raw ones stand in `extra`."""
-        player = task.players["main"]
-        averages: dict[str, Tensor] = dict(zip(player.names, player.ema.averages, strict=True)) if player.ema else {}
-        model = checkpoint.published_state(task.net, task.table)
-        for entry in task.table:
-            average = averages.get(entry.ours, averages.get(entry.tied_to))
-            if average is not None:
-                model[entry.published] = average.to(model[entry.published].dtype)
+        model, opt = task.published()
         extra = {
             "players": {name: p.state_dict() for name, p in task.players.items()},
             "own": task.own_state(),
@@ -80,7 +71,6 @@ class RunFolder:
             "per_epoch": self.source.per_epoch,
             "data": self.source.fingerprint,
         }
-        opt = checkpoint.opt_to_published(player.optimiser.state_dict(), player.names, task.table)
         return {"hps": dict(self.hps.values), "model": model, "opt": opt, "extra": extra}
 
 
@@ -104,17 +94,14 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
     Files of others have averaged weights, perhaps the optimiser and the step; averages and codebook counts then begin
     from the weights, the data from the start. Raises CheckpointError when the file is of another net.
     """
-    _check_same(found, hps)
-    checkpoint.load_into(task.net, dict(found.model), task.table, source=str(found.path))
-    player = task.players["main"]
-    if found.opt:
-        _restore_optimiser(player, checkpoint.opt_from_published(found.opt, player.names, task.table))
+    note = _other_keys(found, hps)
+    task.load_published(found, note)
     if "players" in found.extra:
         for name, state in found.extra["players"].items():
             task.players[name].load_state_dict(state)
         task.load_own_state(found.extra["own"])
         return Reached(found.step, _place_in_data(found, source))
-    player.restart(found.step)
+    task.players["main"].restart(found.step)
     if isinstance(task, VQVAETask) and task.net.use_bottleneck:
         samples = hps.section(AudioHps).sample_length * hps.section(DataHps).bs * comm.size
         for level, hop in enumerate(task.net.hops):
@@ -122,27 +109,24 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
     return Reached(found.step, 0)
 
 
-def _check_same(found: checkpoint.Checkpoint, hps: Resolved) -> None:
+def _other_keys(found: checkpoint.Checkpoint, hps: Resolved) -> str:
+    """A table of the keys that make the file's net another than this one. Raises CheckpointError when a file of ours,
+    whose keys are complete and true, has any."""
     if found.hps is None:
-        return
+        return ""
     theirs = settings.from_values(found.hps, f"checkpoint {found.path}")
-    prior = hps.section(RunHps).prior
-    if theirs.section(RunHps).prior != prior:
+    prior, ours = hps.section(RunHps).prior, "players" in found.extra
+    if ours and theirs.section(RunHps).prior != prior:
         kinds = ("a VQ-VAE", "a prior")
         raise CheckpointError(f"{found.path} is {kinds[not prior]}, and this run trains {kinds[prior]}.")
     names = model_set.SHAPING + (model_set.PRIOR_SHAPING if prior else ())
-    if differing := checkpoint.differing_keys(theirs.values, hps.values, names):
+    differing = checkpoint.differing_keys(theirs.values, hps.values, names)
+    if ours and differing:
         raise CheckpointError(
             f"{found.path} is a net of other hyperparameters:\n{differing}\n"
             "Use these values (--hps=RUN/hps.toml has them all), or another --name."
         )
-
-
-def _restore_optimiser(player: Player, state: dict[str, Any]) -> None:
-    asked = [{key: group[key] for key in ("betas", "eps", "weight_decay")} for group in player.optimiser.param_groups]
-    player.optimiser.load_state_dict(state)
-    for group, flags in zip(player.optimiser.param_groups, asked, strict=True):
-        group |= flags  # the command line wins over what was saved
+    return differing
 
 
 def _place_in_data(found: checkpoint.Checkpoint, source: Source) -> int:

@@ -17,12 +17,21 @@ from jukebox.audio.spectral import PUBLISHED, mono
 from jukebox.data.code_loader import CodeBatch
 from jukebox.data.loaders import Batch as AudioBatch
 from jukebox.interop.published import Entry
-from jukebox.models.checkpoint import load_own_state, own_state
+from jukebox.models.checkpoint import (
+    Checkpoint,
+    load_into,
+    load_own_state,
+    opt_from_published,
+    opt_to_published,
+    own_state,
+    published_state,
+)
 from jukebox.parallel.comm import Comm
 from jukebox.runlog import RunLog
 from jukebox.training.player import Player, Stepped
 
 Batch = AudioBatch | CodeBatch
+KEPT = ("betas", "eps", "weight_decay")
 
 
 @dataclass
@@ -79,6 +88,28 @@ class Task(ABC):
             count += items
         return _means(sums, count, self.comm)
 
+    def published(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+        """Averaged weights under published names, in their order, and the optimiser's state counted in that order."""
+        player = self.players["main"]
+        averages: dict[str, Tensor] = dict(zip(player.names, player.ema.averages, strict=True)) if player.ema else {}
+        model = published_state(self.net, self.table)
+        for entry in self.table:
+            average = averages.get(entry.ours, averages.get(entry.tied_to))
+            if average is not None:
+                model[entry.published] = average.to(model[entry.published].dtype)
+        return model, opt_to_published(player.optimiser.state_dict(), player.names, self.table)
+
+    def load_published(self, found: Checkpoint, note: str) -> None:
+        """Put back what `published` gave; raises CheckpointError, ended by `note`, for another net's."""
+        load_into(self.net, dict(found.model), self.table, source=str(found.path), note=note)
+        player = self.players["main"]
+        if found.opt:
+            state = opt_from_published(found.opt, player.names, self.table)
+            asked = [{key: group[key] for key in KEPT} for group in player.optimiser.param_groups]
+            player.optimiser.load_state_dict(state)
+            for group, flags in zip(player.optimiser.param_groups, asked, strict=True):
+                group |= flags  # the command line wins over what was saved
+
     def own_state(self) -> dict[str, Any]:
         """State beside published tensors and players."""
         return {"net": own_state(self.net, self.table)}
@@ -114,7 +145,7 @@ class Clips:
     def compare(self, log: RunLog, tag: str, audio: Tensor, other: Tensor, step: int) -> None:
         """The spectrograms of the first clips of two `[B, T, C]`, the first above the second."""
         if self.most:
-            length = int(self.seconds * self.sr_hz)
+            length = max(int(self.seconds * self.sr_hz), PUBLISHED.n_fft)
             pictures = [_spectrogram(clip[:1, :length].float()) for clip in (audio, other)]
             log.image(tag, np.concatenate(pictures), step)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jukebox.interop.published import Entry
-from jukebox.nn.codebook import draw_candidates
 from jukebox.parallel.comm import Comm
 from jukebox.runlog import RunLog
+from jukebox.training.candidates import global_candidates
 from jukebox.training.player import Player, Stepped
 from jukebox.training.tasks import Batch, Clips, Output, Task, mono_audio
 from jukebox.vqvae.losses import Bandwidth, LossShape, vqvae_loss
@@ -90,19 +89,7 @@ class VQVAETask(Task):
         return {name: torch.stack([metrics[name] for metrics in found]).mean() for name in found[0]}
 
     def _candidates(self, rows: Tensor, B: int, level: int, start: bool = False) -> Tensor:
-        """This rank's share of the rows of the global batch to start or revive codes with; the rest is 0."""
-        comm, bins, N = self.comm, self.net.bins, len(rows) // B
-        total = comm.size * len(rows)
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[self.seen, level, int(start), 0]))
-        items = torch.arange(B, device=rows.device) * comm.size + comm.rank
-        ids = (items[:, None] * N + torch.arange(N, device=rows.device)).flatten()
-        if total < bins:
-            repeated = total * -(-bins // total)
-            order = torch.from_numpy(rng.permutation(repeated))
-            noise = torch.from_numpy(rng.standard_normal((repeated, rows.shape[1]), dtype=np.float32))
-        else:
-            order, noise = torch.from_numpy(rng.choice(total, bins, replace=False)), None
-        return draw_candidates(rows, ids, total, order, bins, noise)
+        return global_candidates(rows, B, self.net.bins, self.comm, self.seed, (self.seen, level, int(start)))
 
     def measure(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
         """Losses and spectral convergence of held-out chunks."""
