@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from jukebox.nn import patterns as P
 from jukebox.nn.cache import LayerCache
 from jukebox.nn.linear import Linear
-from jukebox.nn.patterns import Pattern
+from jukebox.nn.patterns import Pattern, Place
 
 
 class Attention(nn.Module):
@@ -46,59 +46,65 @@ class Attention(nn.Module):
         """
         if self.pattern.kind == P.ENCODER:
             assert encoded is not None, "encoder states are missing"
-            q = self.q(x)
-            k, v = self.kv(encoded.to(x.dtype)).chunk(2, dim=-1)
+            q, kv = self.q(x), self.kv(encoded.to(x.dtype))
         else:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
-        y = self._attend(q, k, v, weights)
+            q, kv = self.qkv(x).split((self.state, 2 * self.state), dim=-1)
+        y = self._attend(q, kv, weights)
         return self.resid_dropout(self.out(y))  # type: ignore[no-any-return]
 
-    def extend(self, x: Tensor, start: int, cache: LayerCache) -> Tensor:
+    def extend(self, x: Tensor, start: int | Tensor, cache: LayerCache, place: Place | None = None) -> Tensor:
         """The m positions from `start` on, with the past in `cache`, which is extended by them.
 
-        x `[B, m, W]` -> `[B, m, W]`; equal to `forward` at these positions up to rounding, for any partition.
+        x `[B, m, W]` -> `[B, m, W]`; equal to `forward` at these positions up to rounding, for any partition. start may
+        be a tensor on the device where m = 1. place: `pattern.place(start)`, where the caller has it already.
         """
         if self.pattern.kind == P.ENCODER:
-            y = self._heads_attend(self.q(x), *cache.encoded())
+            return self.out(self._heads_attend(self.q(x), cache.kv[:, 0]))  # type: ignore[no-any-return]
+        q, kv = self.qkv(x).split((self.state, 2 * self.state), dim=-1)
+        if x.shape[1] == 1:
+            place = place or self.pattern.place(start)
+            cache.write(place, kv)
+            kv, mask = cache.read(place)
+            y = self._heads_attend(q, kv, mask=mask)
         else:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
-            y = self._step(q, k, v, start, cache) if x.shape[1] == 1 else self._extend(q, k, v, start, cache)
+            assert isinstance(start, int), "a block of positions starts at a known one"
+            y = self._extend(q, kv, start, cache)
         return self.out(y)  # type: ignore[no-any-return]
 
     def encode(self, encoded: Tensor, cache: LayerCache) -> None:
         """Kind 6: fill the cache with the keys and values of encoder states `[B, E, W]`, once per window."""
-        cache.write_encoded(*self.kv(encoded).chunk(2, dim=-1))
+        cache.kv[:, 0] = self.kv(encoded)
 
     # ------------------------------------------------------------------------------------------- all positions
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, weights: list[Tensor] | None) -> Tensor:
+    def _attend(self, q: Tensor, kv: Tensor, weights: list[Tensor] | None) -> Tensor:
         p, (B, n, S) = self.pattern, q.shape
-        rows = (B, n // p.width, p.width, S)
+        rows = (B, n // p.width, p.width, -1)
         match p.kind:
             case P.DENSE | P.LYRICS:
                 seen = n if p.kind == P.DENSE else min(n, p.seen_len)
-                k, v = k[:, :seen], v[:, :seen]
+                weights = self._lyric_cut(weights)
                 if seen == n:
-                    return self._heads_attend(q, k, v, causal=True, weights=self._lyric_cut(weights))
+                    return self._heads_attend(q, kv, causal=True, weights=weights)
                 at = torch.arange(n, device=q.device)
-                mask = p.visible(at[:, None], at[None, :seen])
-                return self._heads_attend(q, k, v, mask=mask, weights=self._lyric_cut(weights))
+                return self._heads_attend(
+                    q, kv[:, :seen], mask=p.visible(at[:, None], at[None, :seen]), weights=weights
+                )
             case P.ROW:
-                q, k, v = (t.reshape(-1, p.width, S) for t in (q, k, v))
-                return self._heads_attend(q, k, v, causal=True, weights=weights).reshape(B, n, S)
+                q, kv = (t.reshape(-1, p.width, t.shape[-1]) for t in (q, kv))
+                return self._heads_attend(q, kv, causal=True, weights=weights).reshape(B, n, S)
             case P.COLUMN:
-                q, k, v = (t.view(rows).transpose(1, 2).reshape(B * p.width, -1, S) for t in (q, k, v))
-                y = self._heads_attend(q, k, v, causal=True, weights=weights)
+                q, kv = (t.view(rows).transpose(1, 2).flatten(0, 1) for t in (q, kv))
+                y = self._heads_attend(q, kv, causal=True, weights=weights)
                 return y.reshape(B, p.width, -1, S).transpose(1, 2).reshape(B, n, S)
             case P.PREVIOUS_ROW:
-                k, v = (F.pad(t.view(rows)[:, :-1], (0, 0, 0, 0, 1, 0)).flatten(0, 1) for t in (k, v))
-                return self._heads_attend(q.reshape(-1, p.width, S), k, v, weights=weights).reshape(B, n, S)
+                kv = F.pad(kv.view(rows)[:, :-1], (0, 0, 0, 0, 1, 0)).flatten(0, 1)
+                return self._heads_attend(q.reshape(-1, p.width, S), kv, weights=weights).reshape(B, n, S)
             case P.SUMMARY | P.SUMMARY_SPREAD:
-                kept = p.kept_positions().to(q.device)
-                k, v = (F.pad(t[:, kept], (0, 0, p.zero_slots, 0)) for t in (k, v))
-                return self._heads_attend(q, k, v, mask=self._summary_mask(0, n, q.device), weights=weights)
+                kv = F.pad(kv[:, p.kept_positions().to(q.device)], (0, 0, p.zero_slots, 0))
+                return self._heads_attend(q, kv, mask=self._summary_mask(0, n, q.device), weights=weights)
             case _:
-                return self._heads_attend(q, k, v, weights=weights)
+                return self._heads_attend(q, kv, weights=weights)
 
     def _summary_mask(self, start: int, m: int, device: torch.device) -> Tensor:
         kept = self.pattern.kept_positions().to(device)
@@ -111,12 +117,13 @@ class Attention(nn.Module):
         return _LyricCut(weights, self.pattern.lyric_len)
 
     def _heads_attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None,
+        self, q: Tensor, kv: Tensor, *, causal: bool = False, mask: Tensor | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """softmax(q k / sqrt(D)) v per head, the softmax in float32. q `[b, Q, S]`, k and v `[b, L, S]` -> `[b, Q, S]`."""
+        """softmax(q k / sqrt(D)) v per head, the softmax in float32. q `[b, Q, S]`, kv `[b, L, 2S]` -> `[b, Q, S]`."""
         split = (self.heads, self.state // self.heads)
-        q, k, v = (t.view(*t.shape[:2], *split).transpose(1, 2) for t in (q, k, v))  # (b, L, S) -> (b, H, L, D)
+        q = q.to(kv.dtype).unflatten(2, split).transpose(1, 2)  # (b, Q, S) -> (b, H, Q, D)
+        k, v = kv.unflatten(2, (2, *split)).permute(2, 0, 3, 1, 4)  # (b, L, 2S) -> (2, b, H, L, D)
         dropout = self.dropout if self.training else 0.0
         if weights is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
@@ -133,88 +140,54 @@ class Attention(nn.Module):
 
     # ------------------------------------------------------------------------------------------- with a past
 
-    def _step(self, q: Tensor, k: Tensor, v: Tensor, t: int, cache: LayerCache) -> Tensor:
-        """One position: write its key and value into their slot, look at the slots the pattern shows."""
-        p = self.pattern
-        row, column = divmod(t, p.width)
-        match p.kind:
-            case P.DENSE:
-                keys, values = cache.put(slice(t, t + 1), k, v).take(slice(0, t + 1))
-            case P.LYRICS:
-                if t < p.seen_len:
-                    cache.put(slice(t, t + 1), k, v)
-                keys, values = cache.take(slice(0, min(t + 1, p.seen_len)))
-            case P.ROW:
-                keys, values = cache.put(slice(column, column + 1), k, v).take(slice(0, column + 1))
-            case P.COLUMN:
-                at = column * p.blocks
-                keys, values = cache.put(slice(at + row, at + row + 1), k, v).take(slice(at, at + row + 1))
-            case P.PREVIOUS_ROW:
-                at = (row % 2) * p.width + column
-                other = (1 - row % 2) * p.width
-                keys, values = cache.put(slice(at, at + 1), k, v).take(slice(other, other + p.width))
-            case _:
-                return self._extend(q, k, v, t, cache)
-        return self._heads_attend(q, keys, values)
-
-    def _extend(self, q: Tensor, k: Tensor, v: Tensor, start: int, cache: LayerCache) -> Tensor:
+    def _extend(self, q: Tensor, kv: Tensor, start: int, cache: LayerCache) -> Tensor:
         """Positions start ... start+m-1, rows and columns in parallel. Unfinished rows are completed from the cache."""
         p, (B, m, S) = self.pattern, q.shape
-        at = torch.arange(start, start + m, device=q.device)
+        kv = kv.to(cache.kv.dtype)
         if p.kind in (P.DENSE, P.LYRICS):
             stop = min(start + m, p.n if p.kind == P.DENSE else p.seen_len)
             if start < stop:
-                cache.put(slice(start, stop), k[:, : stop - start], v[:, : stop - start])
+                cache.kv[:, 0, start:stop] = kv[:, : stop - start]
+            at = torch.arange(start, start + m, device=q.device)
             mask = p.visible(at[:, None], torch.arange(stop, device=q.device)[None])
-            return self._heads_attend(q, *cache.take(slice(0, stop)), mask=mask)
+            return self._heads_attend(q, cache.kv[:, 0, :stop], mask=mask)
         if p.kind in (P.SUMMARY, P.SUMMARY_SPREAD):
             kept = p.kept_positions().to(q.device)
             new = (kept >= start) & (kept < start + m)
-            slots, local = new.nonzero().flatten(), kept[new] - start
-            cache.put(slots, k[:, local], v[:, local])
-            keys, values = (F.pad(t, (0, 0, p.zero_slots, 0)) for t in cache.take(slice(0, len(kept))))
-            return self._heads_attend(q, keys, values, mask=self._summary_mask(start, m, q.device))
+            cache.kv[:, 0, p.zero_slots + new.nonzero().flatten()] = kv[:, kept[new] - start]
+            mask = self._summary_mask(start, m, q.device)
+            return self._heads_attend(q, cache.kv[:, 0, : mask.shape[1]], mask=mask)
 
         first, lead = divmod(start, p.width)
         last = (start + m - 1) // p.width
         rows = last - first + 1
         pad = (0, 0, lead, rows * p.width - lead - m)  # to whole rows
-        q, k, v = (F.pad(t, pad).view(B, rows, p.width, S) for t in (q, k, v))
-        y = self._extend_rows(q, k, v, first, lead, start + m - last * p.width, cache)
+        q, kv = (F.pad(t, pad).view(B, rows, p.width, -1) for t in (q, kv))
+        y = self._extend_rows(q, kv, first, lead, start + m - last * p.width, cache.kv)
         return y.reshape(B, rows * p.width, S)[:, lead : lead + m]
 
-    def _extend_rows(
-        self, q: Tensor, k: Tensor, v: Tensor, first: int, lead: int, filled: int, cache: LayerCache
-    ) -> Tensor:
+    def _extend_rows(self, q: Tensor, kv: Tensor, first: int, lead: int, filled: int, pages: Tensor) -> Tensor:
         """Whole rows `[B, R, width, S]` from row `first` on; `lead` positions of the first are in the cache already,
-        the last row has `filled` positions so far."""
+        the last row has `filled` positions so far. pages `[B, pages, slots, 2S]`: the cache."""
         p, (B, rows, width, S) = self.pattern, q.shape
         last = first + rows - 1
         if p.kind == P.ROW:
-            if lead:
-                k[:, 0, :lead], v[:, 0, :lead] = cache.take(slice(0, lead))
-            cache.put(slice(0, filled), k[:, -1, :filled], v[:, -1, :filled])
-            return self._heads_attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), causal=True)
+            kv[:, 0, :lead] = pages[:, 0, :lead]
+            pages[:, 0, :filled] = kv[:, -1, :filled]
+            return self._heads_attend(q.flatten(0, 1), kv.flatten(0, 1), causal=True)
         if p.kind == P.COLUMN:
-            cached_k, cached_v = cache.columns()  # (B, width, blocks, S)
-            if lead:
-                k[:, 0, :lead], v[:, 0, :lead] = cached_k[:, :lead, first], cached_v[:, :lead, first]
-            cached_k[:, :, first : last + 1] = k.transpose(1, 2)
-            cached_v[:, :, first : last + 1] = v.transpose(1, 2)
-            keys, values = (c[:, :, : last + 1].reshape(B * width, last + 1, S) for c in (cached_k, cached_v))
+            kv[:, 0, :lead] = pages[:, :lead, first]
+            pages[:, :, first : last + 1] = kv.transpose(1, 2)
+            seen = pages[:, :, : last + 1].flatten(0, 1)
             row_q = torch.arange(first, last + 1, device=q.device)
             mask = torch.arange(last + 1, device=q.device)[None] <= row_q[:, None]
-            y = self._heads_attend(q.transpose(1, 2).reshape(B * width, rows, S), keys, values, mask=mask)
+            y = self._heads_attend(q.transpose(1, 2).flatten(0, 1), seen, mask=mask)
             return y.reshape(B, width, rows, S).transpose(1, 2)
-        pages_k, pages_v = cache.pages()  # (B, 2, width, S), page = row % 2
-        if lead:
-            k[:, 0, :lead], v[:, 0, :lead] = pages_k[:, first % 2, :lead], pages_v[:, first % 2, :lead]
-        before_k, before_v = pages_k[:, 1 - first % 2].clone(), pages_v[:, 1 - first % 2].clone()
+        kv[:, 0, :lead] = pages[:, first % 2, :lead]
+        before = torch.cat([pages[:, 1 - first % 2, None], kv[:, :-1]], 1)
         for row in range(max(first, last - 1), last + 1):
-            pages_k[:, row % 2], pages_v[:, row % 2] = k[:, row - first], v[:, row - first]
-        keys = torch.cat([before_k[:, None], k[:, :-1]], 1).flatten(0, 1)
-        values = torch.cat([before_v[:, None], v[:, :-1]], 1).flatten(0, 1)
-        return self._heads_attend(q.flatten(0, 1), keys, values)
+            pages[:, row % 2] = kv[:, row - first]
+        return self._heads_attend(q.flatten(0, 1), before.flatten(0, 1))
 
 
 class _LyricCut(list[Tensor]):

@@ -7,64 +7,65 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from jukebox.nn.patterns import Pattern
+from jukebox.nn.patterns import Pattern, Place
 
 
 class LayerCache:
-    """Keys and values of one layer, `[B, slots, S]` each, zero at the start of a window.
+    """Keys and values of one layer side by side, `kv` `[B, pages, slots, 2S]`, zero at the start of a window.
 
-    Slots by kind: row: place in the row; previous row: page (row % 2) and place; column: column-major, so that a
-    column is contiguous; dense and lyrics: position; summary: kept positions; encoder-decoder: encoder position.
+    Page and slot by kind: row: place in the row; previous row: page row % 2 and place; column: a page for each column;
+    dense and lyrics: position; summary: kept positions behind the zero slots; encoder-decoder: encoder position.
     """
 
     def __init__(
         self, pattern: Pattern, batch: int, state: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         self.pattern = pattern
-        shape = (batch, pattern.cache_slots(), state)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.kv = torch.zeros(batch, pattern.pages, pattern.page_slots, 2 * state, dtype=dtype, device=device)
 
-    def put(self, slots: slice | Tensor, k: Tensor, v: Tensor) -> LayerCache:
-        """Write `[B, m, S]` into slots."""
-        self.k[:, slots], self.v[:, slots] = k, v
-        return self
+    def write(self, place: Place, kv: Tensor) -> None:
+        """Keep the key and value of one position, `[B, 1, 2S]`."""
+        page, slot = place.page, place.slot
+        if isinstance(page, int) and isinstance(slot, int):
+            self.kv[:, page, slot].copy_(kv[:, 0])
+            return
+        at = page * self.kv.shape[2] + slot
+        assert isinstance(at, Tensor)
+        self.kv.flatten(1, 2).index_copy_(1, at, kv.to(self.kv.dtype))
 
-    def take(self, slots: slice) -> tuple[Tensor, Tensor]:
-        """Views `[B, m, S]` of slots."""
-        return self.k[:, slots], self.v[:, slots]
-
-    def columns(self) -> tuple[Tensor, Tensor]:
-        """Kind 2: views `[B, width, blocks, S]`."""
-        split = (self.pattern.width, self.pattern.blocks)
-        return self.k.view(len(self.k), *split, -1), self.v.view(len(self.v), *split, -1)
-
-    def pages(self) -> tuple[Tensor, Tensor]:
-        """Kind 3: views `[B, 2, width, S]`."""
-        split = (2, self.pattern.width, -1)
-        return self.k.view(len(self.k), *split), self.v.view(len(self.v), *split)
-
-    def encoded(self) -> tuple[Tensor, Tensor]:
-        """Kind 6: all encoder positions."""
-        return self.k, self.v
-
-    def write_encoded(self, k: Tensor, v: Tensor) -> None:
-        """Kind 6: keys and values of all encoder positions."""
-        self.k.copy_(k)
-        self.v.copy_(v)
+    def read(self, place: Place) -> tuple[Tensor, Tensor | None]:
+        """What the position sees: `[B, L, 2S]`, and where L is more than that, a mask `[1, L]`, True for what it sees."""
+        look, seen = place.look, place.seen
+        page = self.kv[:, look] if isinstance(look, int) else self.kv.index_select(1, look)[:, 0]
+        if isinstance(seen, int):
+            return page[:, :seen], None
+        return page, torch.arange(page.shape[1], device=seen.device)[None] < seen
 
     def reset(self) -> None:
         """Forget the past, keep the memory."""
-        self.k.zero_()
-        self.v.zero_()
+        self.kv.zero_()
 
 
 class DecodeState:
-    """The caches of all layers and the position reached. Weights never live here, the past never lives in layers."""
+    """The caches of all layers and the position reached. Weights never live here, the past never lives in layers.
+
+    position is an int, or a tensor `[1]` on the device: then every shape of a step is fixed and it can be recorded as a
+    CUDA graph. `fixed()` makes it so.
+    """
 
     def __init__(self, layers: Sequence[LayerCache]) -> None:
         self.layers = list(layers)
-        self.position = 0
+        self.position: int | Tensor = 0
+
+    def places(self) -> dict[Pattern, Place]:
+        """The place of the position for each pattern that occurs."""
+        return {pattern: pattern.place(self.position) for pattern in {cache.pattern for cache in self.layers}}
+
+    def fixed(self) -> DecodeState:
+        """The same caches with the position on the device."""
+        state = DecodeState(self.layers)
+        state.position = torch.as_tensor(self.position, device=self.layers[0].kv.device).reshape(1)
+        return state
 
     def reset(self) -> None:
         """Start a new window in the same memory."""
@@ -74,4 +75,4 @@ class DecodeState:
 
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(t.nbytes for layer in self.layers for t in (layer.k, layer.v))
+        return sum(layer.kv.nbytes for layer in self.layers)

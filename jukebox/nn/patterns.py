@@ -8,12 +8,23 @@ tests are all derived from these objects; `nn/attention.py` computes with them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 DENSE, ROW, COLUMN, PREVIOUS_ROW, SUMMARY, SUMMARY_SPREAD, ENCODER, LYRICS = range(8)
 NAMES = ("dense", "row", "column", "previous row", "summary", "summary spread", "encoder-decoder", "lyrics")
+
+
+class Place(NamedTuple):
+    """Where one position is kept in a cache of pages, and what its query sees there: the first `seen` slots of the page
+    `look`. Four integers, or tensors `[1]` on the device."""
+
+    page: int | Tensor
+    slot: int | Tensor
+    look: int | Tensor
+    seen: int | Tensor
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,47 @@ class Pattern:
                 return self.seen_len
             case _:
                 return self.n
+
+    @property
+    def spare(self) -> int | None:
+        """The slot that takes what nobody will look at, so that every step writes; None where all are looked at."""
+        if self.kind in (SUMMARY, SUMMARY_SPREAD, LYRICS):
+            return self.zero_slots + self.cache_slots()
+        return None
+
+    @property
+    def pages(self) -> int:
+        """Pages of a cache: a column each, the two last rows, or one."""
+        return {COLUMN: self.width, PREVIOUS_ROW: 2}.get(self.kind, 1)
+
+    @property
+    def page_slots(self) -> int:
+        """Slots of a page, zero slots in front and the spare one at the end counted."""
+        return self.cache_slots() // self.pages if self.spare is None else self.spare + 1
+
+    def place(self, t: int | Tensor) -> Place:
+        """Where position t is kept and what it sees. Plain arithmetic: t can be a tensor on the device."""
+        row, column = t // self.width, t % self.width
+        match self.kind:
+            case 0:
+                return Place(0, t, 0, t + 1)
+            case 1:
+                return Place(0, column, 0, column + 1)
+            case 2:
+                return Place(column, row, column, row + 1)
+            case 3:
+                return Place(row % 2, column, 1 - row % 2, self.width)
+            case 4 | 5:
+                first = self.width - self.zero_slots  # of the kept places of a row; as many as zero slots
+                kept = (column >= first) * (row < self.blocks - 1)
+                seen = self.zero_slots * (row + 1) + (column - first + 1) * kept
+                spare = self.zero_slots + self.cache_slots()
+                return Place(0, spare + (seen - 1 - spare) * kept, 0, seen)
+            case 6:
+                return Place(0, 0, 0, self.encoder_len)
+            case _:
+                behind = (t >= self.seen_len) * (t - self.seen_len)
+                return Place(0, t - behind, 0, t - behind + (t < self.seen_len) * 1)
 
 
 _ABC = (ROW, COLUMN, PREVIOUS_ROW)

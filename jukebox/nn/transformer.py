@@ -14,7 +14,7 @@ from jukebox.nn import patterns as P
 from jukebox.nn.attention import Attention
 from jukebox.nn.cache import DecodeState, LayerCache
 from jukebox.nn.linear import Linear
-from jukebox.nn.patterns import Pattern, layer_kind
+from jukebox.nn.patterns import Pattern, Place, layer_kind
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,12 @@ class Block(nn.Module):
             m = self.mlp(self.norm2(x + a))
         return self._join(x, a, m)
 
-    def extend(self, x: Tensor, start: int, cache: LayerCache) -> Tensor:
-        """The positions from `start` on, `[B, m, W]` -> `[B, m, W]`."""
-        a = self.attn.extend(self.norm1(x), start, cache)
+    def extend(self, x: Tensor, start: int | Tensor, cache: LayerCache, place: Place | None = None) -> Tensor:
+        """The positions from `start` on, `[B, m, W]` float32 -> `[B, m, W]` float32; place as in `Attention.extend`."""
+        a = self.attn.extend(self.norm1(x), start, cache, place)
+        if self.scale == 1.0:
+            x = x + a
+            return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
         return self._join(x, a, self.mlp(self.norm2(x + a)))
 
     def _join(self, x: Tensor, a: Tensor, m: Tensor) -> Tensor:
@@ -154,15 +157,19 @@ class Transformer(nn.Module):
         """Hand encoder states `[B, E, W]` to the layers that look at them, once per window."""
         for layer, cache in zip(self.layers, state.layers, strict=True):
             if cache.pattern.kind == P.ENCODER:
-                layer.attn.encode(encoded.to(cache.k.dtype), cache)  # type: ignore[union-attr, operator]
+                layer.attn.encode(encoded, cache)  # type: ignore[union-attr, operator]
 
     def extend(self, x: Tensor, state: DecodeState) -> Tensor:
-        """The next m positions, `[B, m, W]` -> `[B, m, W]` float32; `state` moves on by m."""
-        h = x.to(state.layers[0].k.dtype)
+        """The next m positions, `[B, m, W]` -> `[B, m, W]` float32; `state` moves on by m.
+
+        The sum over layers stays in float32, whatever the products and the caches are computed in.
+        """
+        start, m = state.position, x.shape[1]
+        places = state.places() if m == 1 else {}
         for layer, cache in zip(self.layers, state.layers, strict=True):
-            h = layer.extend(h, state.position, cache)  # type: ignore[operator]
-        state.position += x.shape[1]
-        return h.float()
+            x = layer.extend(x, start, cache, places.get(cache.pattern))  # type: ignore[operator]
+        state.position = start + m
+        return x
 
 
 def bits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -48,17 +48,19 @@ class AutoregressiveNet(nn.Module):
         h = self.transformer(h, encoded, weights, dtype)
         return self._finish(h, 0, x_cond)
 
-    def inputs(self, before: Tensor, position: int, x_cond: Tensor | None, start: Tensor | None) -> Tensor:
+    def inputs(
+        self, before: Tensor, position: int | Tensor, x_cond: Tensor | None, start: Tensor | None
+    ) -> Tensor:  # fmt: skip
         """What the transformer reads from `position` on.
 
         before: the tokens in front of each position, `[B, m]`; at position 0 the start vector comes before them, so
-        that m tokens give m + 1 positions. -> `[B, m or m + 1, W]`.
+        that m tokens give m + 1 positions. A position on the device is behind 0. -> `[B, m or m + 1, W]`.
         """
         h: Tensor = self.emb(before)
-        if position == 0:
+        if isinstance(position, int) and position == 0:
             first = self.start.expand(len(before), 1, -1) if start is None else start
             h = torch.cat([first.to(h.dtype), h], 1)
-        h = self.dropout(h) + self.dropout(self.pos[position : position + h.shape[1]])
+        h = self.dropout(h) + self.dropout(_at(self.pos[None], position, h.shape[1]))
         return h if x_cond is None else h + _at(x_cond, position, h.shape[1])
 
     def extend(
@@ -69,9 +71,12 @@ class AutoregressiveNet(nn.Module):
         h = self.transformer.extend(self.inputs(before, position, x_cond, start), state)
         return self._finish(h, position, x_cond)
 
-    def _finish(self, h: Tensor, position: int, x_cond: Tensor | None) -> Tensor:
+    def _finish(self, h: Tensor, position: int | Tensor, x_cond: Tensor | None) -> Tensor:
         return h if self.merged or x_cond is None else h + _at(x_cond, position, h.shape[1])
 
 
-def _at(x_cond: Tensor, position: int, m: int) -> Tensor:
-    return x_cond if x_cond.shape[1] == 1 else x_cond[:, position : position + m]
+def _at(table: Tensor, position: int | Tensor, m: int) -> Tensor:
+    """Rows position ... position+m-1 of `[B, n, W]`; a table of one row is for all positions."""
+    if table.shape[1] == 1:
+        return table
+    return table[:, position : position + m] if isinstance(position, int) else table.index_select(1, position)
