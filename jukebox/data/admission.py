@@ -146,6 +146,19 @@ def admit(
     )
     if report and index.refused and comm.rank == 0:
         write_report(index, report)
+    judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
+    return index
+
+
+def judge(
+    index: Index,
+    comm: Comm,
+    *,
+    on_bad_file: Literal["error", "skip"],
+    max_bad: float,
+    report: str | os.PathLike[str] | None = None,
+) -> None:
+    """Says what is left out. Raises DataError when nothing is usable, or more is bad than may be."""
     bad = [entry for entry in index.refused if not entry.silent]
     listed = _listed(bad)
     where = f" All of them are in {printable(os.fspath(report))}." if report and len(bad) > 10 else ""
@@ -164,7 +177,6 @@ def admit(
         log.warning(
             "%d of %d files are left out.%s%s", len(index.refused), len(index.entries), where, _listed(index.refused)
         )
-    return index
 
 
 def scan(

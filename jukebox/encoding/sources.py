@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.audio import io
-from jukebox.codestore.layout import Source
-from jukebox.data import admission
+from jukebox.codestore.layout import OWN_KEYS, Source
+from jukebox.data import admission, wds
 from jukebox.data.admission import Entry, Index
-from jukebox.data.dataset_config import AudioDir, CustomMetadata, load_custom_metadata, read_config
+from jukebox.data.dataset_config import AudioDir, CustomMetadata, WebDataset, load_custom_metadata, read_config
 from jukebox.data.metadata import songs_of
 from jukebox.data.split import random_numbers
 from jukebox.encoding.hps import EncodeHps
@@ -29,6 +29,7 @@ from jukebox.parallel.comm import Comm
 from jukebox.resources import cores
 
 _BLOCK = 1 << 17  # samples decoded at a time
+_SONG = ("artist", "genre", "lyrics", "title", "times")
 _CROP, _ORDER = 5, 6  # streams of random numbers
 
 
@@ -141,9 +142,32 @@ def _of_config(encode: EncodeHps, comm: Comm) -> list[Recording]:
             custom = load_custom_metadata(entry.custom_metadata_module) if entry.custom_metadata_module else None
             found += _recordings(_admitted(encode, entry.path, comm), encode.metadata, custom)
         return found
+    if isinstance(config, WebDataset) and not config.pre_encoded:
+        return _of_tars(encode, config, comm)
     raise UsageError(
         f"--dataset-config={encode.dataset_config}: a data set of this type is what pre_encode writes, not what it reads."
     )
+
+
+def _of_tars(encode: EncodeHps, config: WebDataset, comm: Comm) -> list[Recording]:
+    for name in ("remove_silence", "volume_norm"):
+        if getattr(config, name):
+            raise UsageError(f"--dataset-config={encode.dataset_config}: {name} changes the sound; encode it as it is.")
+    customs = {
+        entry.id: load_custom_metadata(entry.custom_metadata_module)
+        for entry in config.datasets
+        if entry.custom_metadata_module
+    }
+    admitted = wds.admit(
+        config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec
+    )
+    found = []
+    for sample, entry in admitted:
+        info = {key: value for key, value in sample.info().items() if key not in OWN_KEYS and not key.startswith("__")}
+        song = SongMeta.from_json({key: info[key] for key in _SONG if key in info}, sample.relpath)
+        opened = partial(sample.unpacked, sample.audio)
+        found.append(Recording(f"{sample.tar}/{sample.name}", entry, song, opened, info, customs.get(sample.entry.id)))
+    return found
 
 
 def _recordings(index: Index, metadata: str, custom: CustomMetadata | None = None) -> list[Recording]:

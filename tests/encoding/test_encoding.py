@@ -264,3 +264,19 @@ def test_s11_what_is_too_long_is_refused_before_it_is_decoded(make, tmp_path, ca
     make_song(tmp_path / "short.wav", 5000)
     store = make(audio_files_dir=str(tmp_path), max_audio_sec=2.0, max_bad=1.0)
     assert store.relpaths == ["short.wav"] and "longer than 2 s" in caplog.text
+
+
+def test_tars_are_encoded_as_files_are(make, songs, tiny_codec, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(songs / "a.wav", "one.wav")
+        (tmp_path / "one.json").write_text(json.dumps({"text": "calm", "artist": "Ann", "padding_mask": [0]}))
+        tar.add(tmp_path / "one.json", "one.json")
+    config = tmp_path / "d.json"
+    config.write_text(json.dumps({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(tmp_path)}]}))
+    store = make(dataset_config=str(config))
+    meta = store.meta(0)
+    assert store.relpaths == ["x.tar/one"] and meta["prompt"] == "calm" and meta["song"]["artist"] == "Ann"
+    assert "padding_mask" not in meta and "audio" not in meta
+    np.testing.assert_array_equal(store.codes(0, 0), tiny_codec.encode(mono(songs / "a.wav", tiny_codec))[0])
