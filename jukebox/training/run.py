@@ -20,6 +20,7 @@ from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.hps import PriorHps
 from jukebox.training import dry_run
+from jukebox.training.autoencoder_task import Diverged
 from jukebox.training.complete import complete
 from jukebox.training.fit import Course, Reached, evaluate, fit
 from jukebox.training.hps import EvalHps, OptimiserHps, RunHps
@@ -73,10 +74,6 @@ def _run(hps: Resolved, comm: Comm, folder: Path) -> int:
         )
     if not run.dry_run:
         launch.set_run_folder(folder)
-    if comm.is_first and not run.dry_run:
-        files.remove_stale_temps(folder)
-        files.publish_text(folder / "hps.toml", hps.to_toml())
-        runlog.write_provenance(folder, sys.argv)
     source = open_source(hps, comm, folder)
     task = build_task(hps, comm, source.bandwidth)
     reached = Reached()
@@ -89,6 +86,10 @@ def _run(hps: Resolved, comm: Comm, folder: Path) -> int:
         if comm.is_first:
             print(report)
         return 0
+    if comm.is_first:
+        files.remove_stale_temps(folder)
+        files.publish_text(folder / "hps.toml", hps.to_toml())
+        runlog.write_provenance(folder, sys.argv)
     with runlog.RunLog(folder, comm, purge_step=reached.step + 1) as events:
         events.text("hps", f"```\n{hps.to_toml()}```", reached.step)
         if not run.trains:
@@ -96,9 +97,13 @@ def _run(hps: Resolved, comm: Comm, folder: Path) -> int:
                 raise UsageError("--test: nothing is held out; lower --train_test_split.")
             evaluate(task, source.held_out, events, reached.step)
             return 0
-        finished = fit(
-            task, source.train(reached.batch), source.held_out, course, reached, events, comm, run_folder
-        )  # fmt: skip
+        try:
+            finished = fit(
+                task, source.train(reached.batch), source.held_out, course, reached, events, comm, run_folder
+            )  # fmt: skip
+        except Diverged:
+            run_folder.save(task, reached, last=True)  # the weights of the last good step
+            raise
     if not finished:
         log.info("stopped at step %d; the same command goes on from there", reached.step)
         return launch.stop_code()

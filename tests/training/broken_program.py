@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from jukebox import settings
-from jukebox.parallel.launch import guarded
-from jukebox.training import asked
+from jukebox import settings  # noqa: E402
+from jukebox.parallel.launch import guarded  # noqa: E402
+from jukebox.training import asked  # noqa: E402
 
 FAULT, RANK, BATCH = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 del sys.argv[1:4]

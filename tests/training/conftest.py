@@ -27,6 +27,19 @@ PRIOR = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Small:
+    """The flags of nets that take milliseconds a step."""
+
+    vqvae: tuple = VQVAE
+    prior: tuple = PRIOR
+
+
+@pytest.fixture(scope="session")
+def small():
+    return Small()
+
+
 @pytest.fixture(scope="session")
 def songs(tmp_path_factory):
     """Six songs of three seconds, each of another pitch."""
@@ -86,10 +99,9 @@ def flags(songs, tmp_path):
     """The command line of a small training run: `flags("name", "--steps=3")`, of a prior with PRIOR in place of VQVAE."""
 
     def make(name, *more, net=VQVAE, audio=songs):
-        where = (f"--audio_files_dir={audio}",) if audio else ()
+        where = [f"--local_logdir={tmp_path / 'logs'}", f"--name={name}"] + [f"--audio_files_dir={audio}"] * bool(audio)
         asked = {word.partition("=")[0] for word in more}
-        kept = [word for word in net if word.partition("=")[0] not in asked]
-        return ["jukebox/train.py", *kept, *where, f"--local_logdir={tmp_path / 'logs'}", f"--name={name}", *more]
+        return ["jukebox/train.py", *(w for w in (*net, *where) if w.partition("=")[0] not in asked), *more]
 
     return make
 
@@ -136,6 +148,20 @@ def _run_here(words):
         return run.main(asked.check(settings.parse("train", words[1:])))
     finally:
         job.renew()
+
+
+@pytest.fixture
+def events():
+    """TensorBoard's own reader of a run's event files."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def read(run):
+        everything = dict.fromkeys(("scalars", "audio", "images", "tensors"), 0)
+        found = accumulator.EventAccumulator(str(run.folder / "logs"), size_guidance=everything)
+        found.Reload()
+        return found
+
+    return read
 
 
 @pytest.fixture
