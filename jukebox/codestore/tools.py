@@ -197,7 +197,7 @@ def cut(
             first, last = code_range(store, i, top, start_sec, end_sec)
             length = min(item.length_samples, last * hop) - first * hop
         pieces.append(_Piece(store, i, item, first * hop, length))
-    return _write(root, store.plan, pieces)
+    return _write(root, store, pieces)
 
 
 def join(root: Path | str, stores: Sequence[CodeStore]) -> CodeStore:
@@ -219,7 +219,7 @@ def join(root: Path | str, stores: Sequence[CodeStore]) -> CodeStore:
         if same in seen:
             raise StoreError(f"{store.root}: item {store.id(i)} ({item.relpath}) is in {seen[same]} too")
         seen[same] = store.root
-    return _write(root, first, [_Piece(store, i, item, 0, item.length_samples) for store, i, item in items])
+    return _write(root, stores[0], [_Piece(store, i, item, 0, item.length_samples) for store, i, item in items])
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,10 @@ class _Piece:
         )
 
 
-def _write(root: Path | str, plan: Plan, pieces: Sequence[_Piece]) -> CodeStore:
+def _write(root: Path | str, like: CodeStore, pieces: Sequence[_Piece]) -> CodeStore:
+    plan, details = like.plan, like.details.get(like.levels[0], {})
+    computed = {*plan.level_facts(like.levels[0]), "digests"}
+    told = {name: value for name, value in details.items() if name not in computed}  # the model, how it was encoded
     with StoreWriter.create_or_resume(
         root,
         plan.geometry,
@@ -275,7 +278,7 @@ def _write(root: Path | str, plan: Plan, pieces: Sequence[_Piece]) -> CodeStore:
     ) as writer:
         for number in writer.pending():
             writer.add(number, pieces[number].codes(), pieces[number].facts())
-        return writer.finish()
+        return writer.finish(told)
 
 
 # --- listening -------------------------------------------------------------------------------------------------------

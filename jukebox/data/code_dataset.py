@@ -46,8 +46,9 @@ class CodeDataset:
     """The windows of `n_ctx` codes of one level in one part ("train", "test" or "all") of a store.
 
     They start at top-code positions: a song gives floor(length / window) of them, one after the other. With `aug_shift`
-    (never in the test part) each begins anywhere in its own equal share of the song, anew in every draw. Songs outside
-    the range of durations (in seconds; a window at least) are listed in `left_out` with the reason.
+    (never in the test part) each begins anywhere in its own equal share of the song, anew in every draw. Variants of a song
+    (`pre_encode.py --shifts`) count as songs of their own in training, and not at all in the test part. Songs outside the
+    range of durations (in seconds; a window at least) are listed in `left_out` with the reason.
     Raises DataError when nothing is left, or when `n_ctx` is not a whole number of codes of the level above.
     """
 
@@ -87,6 +88,8 @@ class CodeDataset:
                 per_file[store.relpaths[i]] += count
             test = held_out(per_file, train_test_split, seed)
             kept = [i for i in kept if (store.relpaths[i] in test) == (part == "test")]
+        if part == "test":
+            kept = self._without_variants(kept)
         self.songs = kept  # positions in the store
         self._ends = list(accumulate(windows[i] for i in kept))
         if not self._ends:
@@ -149,6 +152,18 @@ class CodeDataset:
             else:
                 kept.append(i)
         return kept
+
+    def _without_variants(self, kept: list[int]) -> list[int]:
+        """Of the shifted variants that `--shifts` made of a song only the first, so that a song counts once."""
+        arguments = self.store.details[self.store.levels[0]].get("args")
+        if not isinstance(arguments, dict) or arguments.get("shifts", 1) == 1:
+            return kept
+        first: dict[str, int] = {}
+        for i in kept:
+            best = first.setdefault(self.store.relpaths[i], i)
+            if self.store.lengths[i] > self.store.lengths[best]:
+                first[self.store.relpaths[i]] = i
+        return sorted(first.values())
 
     def _nothing_left(self) -> str:
         shown = "".join(f"\n  {printable(file)}: {why}" for file, why in self.left_out[:10])

@@ -192,8 +192,10 @@ def _listing(entry: Entry, tar: str) -> Iterator[Sample]:
 
 
 def _open(entry: Entry, tar: str) -> IO[bytes]:
-    file: IO[bytes] = _bucket(entry).open(tar, "rb") if entry.s3_path else open(tar, "rb")
-    return file
+    if entry.s3_path:
+        file: IO[bytes] = _bucket(entry).open(tar, "rb")
+        return file
+    return open(tar, "rb")
 
 
 def _bucket(entry: Entry) -> Any:

@@ -280,3 +280,18 @@ def test_tars_are_encoded_as_files_are(make, songs, tiny_codec, tmp_path):
     assert store.relpaths == ["x.tar/one"] and meta["prompt"] == "calm" and meta["song"]["artist"] == "Ann"
     assert "padding_mask" not in meta and "audio" not in meta
     np.testing.assert_array_equal(store.codes(0, 0), tiny_codec.encode(mono(songs / "a.wav", tiny_codec))[0])
+
+
+def test_variants_train_and_only_the_unshifted_are_held_out(make):
+    from jukebox.data.code_dataset import CodeDataset
+
+    plain, shifted = make("plain"), make("shifted", shifts=4)
+    one, other = (CodeDataset(store, 0, 256, part="test", train_test_split=0.5) for store in (plain, shifted))
+    assert [item.file for item in map(one.item, range(len(one)))] == [
+        item.file for item in map(other.item, range(len(other)))
+    ]
+    for i in range(len(one)):
+        np.testing.assert_array_equal(one.item(i).codes, other.item(i).codes)
+    train = CodeDataset(shifted, 0, 256, part="train", train_test_split=0.5)
+    assert {train.item(i).offset_samples % 32 for i in range(len(train))} == {0, 8, 16, 24}
+    assert not {train.item(i).file for i in range(len(train))} & {one.item(i).file for i in range(len(one))}
