@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.corpus.hps import CorpusHps
 from jukebox.data.hps import AudioHps, DataHps, MakeIdsHps
 from jukebox.encoding.hps import EncodeHps
@@ -63,7 +64,7 @@ PROGRAMS = {
     for program in (
         Program(
             "train",
-            "Trains a VQ-VAE, or with --prior a prior over its codes.",
+            "Trains a VQ-VAE, with --prior a prior over its codes, or with --model-config an autoencoder.",
             "mpiexec -n 8 python jukebox/train.py --hps=small_vqvae --name=small_vqvae --sample_length=262144 --bs=4"
             " --train --aug_shift --aug_blend --audio_files_dir=music",
             (
@@ -72,6 +73,7 @@ PROGRAMS = {
                 AudioHps,
                 VQVAEHps,
                 SpectralHps,
+                AutoencoderHps,
                 PriorHps,
                 ConditionerHps,
                 LabelHps,

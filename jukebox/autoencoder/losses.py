@@ -133,9 +133,9 @@ class GeneratorLosses(nn.Module):
                     terms["commitment_loss"] = 0.25 * info["vq/commitment_loss"]
                 return terms
             case "wasserstein":
-                return {"mmd_loss": weights.mmd * info["mmd"]}
+                return {"mmd_loss": weights.mmd * info["mmd"]} if "mmd" in info else {}  # in training only
             case "softnorm":
-                return {"softnorm_loss": weights.softnorm * info["softnorm_loss"]}
+                return {"softnorm_loss": weights.softnorm * info["softnorm_loss"]} if "softnorm_loss" in info else {}
         return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.data.hps import DataHps
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
@@ -13,6 +14,8 @@ from jukebox.vqvae.hps import VQVAEHps
 def check(hps: Resolved) -> Resolved:
     """The hyperparameters, unchanged. Raises UsageError when data are not named, or a prior does not know its VQ-VAE."""
     run, data = hps.section(RunHps), hps.section(DataHps)
+    if hps.section(AutoencoderHps).model_config:
+        return _with_model_config(hps)
     if not data.audio_files_dir and not (run.prior and data.codes):
         raise UsageError(_no_data(hps))
     if data.codes and not run.prior:
@@ -20,6 +23,17 @@ def check(hps: Resolved) -> Resolved:
     if run.prior and not data.codes and not hps.section(VQVAEHps).restore_vqvae:
         raise UsageError(
             "A prior stands on a VQ-VAE: give --restore_vqvae=RUN, or --codes=STORE made by pre_encode.py."
+        )
+    return hps
+
+
+def _with_model_config(hps: Resolved) -> Resolved:
+    asked, data = hps.section(AutoencoderHps), hps.section(DataHps)
+    if bool(asked.dataset_config) == bool(data.audio_files_dir):
+        what = "are both given" if data.audio_files_dir else "are both missing"
+        raise UsageError(
+            f"--dataset-config and --audio_files_dir {what}: the audio is named in exactly one way. The smallest full command "
+            f"is\n  python jukebox/train.py --model-config={asked.model_config} --dataset-config=AUDIO.json"
         )
     return hps
 

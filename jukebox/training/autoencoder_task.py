@@ -6,8 +6,6 @@ Legend: B batch, C channels, T audio samples, D latent channels, N latent frames
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -78,6 +76,7 @@ class AutoencoderTask(Task):
         self.figures = EvalFigures(figures, self.config.sample_rate).to(device) if figures else None
         self.draws = Draws()
         self._pending: list[Tensor] = []
+        self._frozen = False
 
     # -------------------------------------------------------------------------------------------------- one batch
 
@@ -184,8 +183,6 @@ class AutoencoderTask(Task):
         if bottleneck is not None and not (isinstance(bottleneck, DACRVQ) and bottleneck.args.quantize_on_decode):
             bottleneck.requires_grad_(False)
 
-    _frozen: bool = False
-
     # -------------------------------------------------------------------------------------------------- afterwards
 
     def _learnt(self, info: Info, B: int) -> list[Tensor]:
@@ -194,7 +191,7 @@ class AutoencoderTask(Task):
         if bottleneck is None:
             return []
         found = bottleneck.statistics(info)
-        bins = bottleneck.codebook_size
+        bins = found.sums.shape[1]
         spare = [
             global_candidates(rows, B, bins, self.comm, self.seed, (self.seen, stage, 0))
             for stage, rows in enumerate(found.rows)
@@ -235,12 +232,6 @@ class AutoencoderTask(Task):
                 f"{what} was not finite in {self.guilty} steps in a row; they changed nothing, and the last good state is "
                 "saved. Lower the learning rate or the weight of this term in --model-config, or look at the data."
             )
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """As the base; the discriminator stays as it is."""
-        with super().averaged():
-            yield
 
     def measure(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
         """The loss without its adversarial terms, and the figures that eval_loss_configs asks for."""

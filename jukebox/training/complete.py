@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jukebox import settings
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import checkpoint, model_set
 from jukebox.prior.hps import PriorHps
+from jukebox.training import autoencoder_build
 from jukebox.training.asked import presets_of
 from jukebox.training.hps import RunHps
 from jukebox.vqvae.hps import VQVAEHps
@@ -28,6 +30,8 @@ def complete(hps: Resolved) -> Resolved:
     VQ-VAE than the one named.
     """
     run, data = hps.section(RunHps), hps.section(DataHps)
+    if hps.section(AutoencoderHps).model_config:
+        return autoencoder_build.complete(hps)
     if run.prior and data.codes:
         hps = _with_store_keys(hps, CodeStore.open(Path(data.codes)))
     elif run.prior:

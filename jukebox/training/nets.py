@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.hparams.resolve import Resolved
@@ -17,6 +18,7 @@ from jukebox.models.labels import build_labeller
 from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
 from jukebox.settings import COMMAND_LINE
+from jukebox.training import autoencoder_build
 from jukebox.training.ema import EMA, Kind, default_mu
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.training.optim import FP16FusedAdam, FusedAdam, LossScaler, apex_adam
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 def build_task(hps: Resolved, comm: Comm, bandwidth: Bandwidth) -> Task:
     """A fresh net with its player, on its device. Raises HparamsError, CheckpointError, StoreError."""
     torch.manual_seed(hps.section(RunHps).seed)
+    if hps.section(AutoencoderHps).model_config:
+        return autoencoder_build.build_task(hps, comm)
     return _prior_task(hps, comm) if hps.section(RunHps).prior else _vqvae_task(hps, comm, bandwidth)
 
 
@@ -52,7 +56,9 @@ def _prior_task(hps: Resolved, comm: Comm) -> Task:
     data, half = hps.section(DataHps), hps.section(Fp16Hps)
     net = build.build_prior(hps)
     table = build.prior_names(hps)
-    labeller = build_labeller(hps, net, ids_dir=data.ids_dir, strict=data.strict_labels)
+    labeller = build_labeller(
+        hps, net, ids_dir=data.ids_dir, strict=data.strict_labels, text_compat=data.text_compat
+    )  # fmt: skip
     if half.fp16_params:
         _halve(net, table)
     net.to(comm.device)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
 from jukebox.data import admission
+from jukebox.data.admission import Index
 from jukebox.data.audio_dataset import AudioDataset
 from jukebox.data.bandwidth import measure_bandwidth
 from jukebox.data.code_dataset import CodeDataset
 from jukebox.data.code_loader import code_batches, code_evaluation_batches
+from jukebox.data.dataset_config import AudioDir, read_config
 from jukebox.data.hps import AudioHps, DataHps
+from jukebox.data.joined_dataset import JoinedDataset
 from jukebox.data.loaders import batches, evaluation_batches
 from jukebox.data.metadata import songs_of
 from jukebox.errors import UsageError
@@ -27,6 +32,8 @@ from jukebox.resources import cores
 from jukebox.training.hps import RunHps
 from jukebox.training.tasks import Batch
 from jukebox.vqvae.losses import Bandwidth
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,24 +97,38 @@ def _audio(hps: Resolved, comm: Comm, folder: Path) -> Source:
     data, audio, label, run = hps.section(DataHps), hps.section(AudioHps), hps.section(LabelHps), hps.section(RunHps)
     if audio.channels == 1 and data.aug_blend:
         raise UsageError("--aug_blend mixes left and right, but --channels=1 loads mono; leave one of them out.")
+    is_vqvae = not (run.prior or hps.section(AutoencoderHps).model_config)
     workers = data.bs if data.nworkers is None else data.nworkers
     shared = Path(run.local_logdir) / ".audio"  # what is known of the music, for all runs
-    index = admission.admit(
-        data.audio_files_dir, shared / f"{_place(data.audio_files_dir)}.json", comm, on_bad_file=data.on_bad_file,
-        max_bad=data.max_bad, max_audio_sec=data.max_audio_sec, workers=min(workers, max(1, cores() // comm.local_size)),
-        report=folder / "bad_files.tsv",
-    )  # fmt: skip
-    songs = songs_of(index, data.metadata)
+    folders, val_folders, aug_shift = _folders(hps)
 
-    def dataset(part: Literal["train", "test"]) -> AudioDataset:
-        return AudioDataset(
-            index, songs, sr_hz=audio.sr, sample_length=audio.sample_length, part=part, split=data.split,
-            train_test_split=data.train_test_split, aug_shift=data.aug_shift, aug_blend=data.aug_blend,
-            min_duration=label.min_duration, max_duration=label.max_duration, seed=run.seed,
+    def admitted(path: str) -> Index:
+        return admission.admit(
+            path, shared / f"{_place(path)}.json", comm, on_bad_file=data.on_bad_file, max_bad=data.max_bad,
+            max_audio_sec=data.max_audio_sec, workers=min(workers, max(1, cores() // comm.local_size)),
+            report=folder / "bad_files.tsv",
         )  # fmt: skip
 
-    train = dataset("train")
-    held_out = None if data.train_test_split >= 1 else dataset("test")
+    indices = {path: admitted(path) for path in (*folders, *val_folders)}
+
+    def dataset(part: Literal["train", "test", "all"], paths: Sequence[str] = folders) -> AudioDataset:
+        parts = [
+            AudioDataset(
+                indices[path], songs_of(indices[path], data.metadata), sr_hz=audio.sr, sample_length=audio.sample_length,
+                part=part, split=data.split, train_test_split=data.train_test_split,
+                aug_shift=aug_shift and paths is folders, aug_blend=data.aug_blend and paths is folders,
+                min_duration=label.min_duration, max_duration=label.max_duration, seed=run.seed,
+            )
+            for path in paths
+        ]  # fmt: skip
+        return parts[0] if len(parts) == 1 else JoinedDataset(parts)
+
+    train = dataset("all" if val_folders else "train")
+    held_out: AudioDataset | None = None
+    if val_folders:
+        held_out = dataset("all", val_folders)
+    elif data.train_test_split < 1:
+        held_out = dataset("test")
 
     def batches_from(start: int) -> Iterator[Batch]:
         return batches(
@@ -125,8 +146,28 @@ def _audio(hps: Resolved, comm: Comm, folder: Path) -> Source:
     global_batch = data.bs * comm.size
     return Source(
         batches_from, held_out_batches if held_out else None, global_batch, max(1, len(train) // global_batch),
-        train.fingerprint(), Bandwidth() if run.prior else measure_bandwidth(train, comm, cache=shared),
+        train.fingerprint(), measure_bandwidth(train, comm, cache=shared) if is_vqvae else Bandwidth(),
     )  # fmt: skip
+
+
+def _folders(hps: Resolved) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """The folders of audio to train on, those to measure on (none: a share of the first is), and whether chunks begin
+    anywhere. Raises DataError, UsageError."""
+    data, named = hps.section(DataHps), hps.section(AutoencoderHps)
+    if not named.dataset_config:
+        return (data.audio_files_dir,), (), data.aug_shift
+    train, drawn = _configured(named.dataset_config)
+    return train, _configured(named.val_dataset_config)[0] if named.val_dataset_config else (), drawn
+
+
+def _configured(path: str) -> tuple[tuple[str, ...], bool]:
+    """The folders of a data set's config, and its random_crop."""
+    config = read_config(path)
+    if not isinstance(config, AudioDir):
+        raise UsageError(f"--dataset-config={path}: an autoencoder trains on dataset_type audio_dir")
+    if any(entry.custom_metadata_module for entry in config.datasets):
+        log.warning("%s: custom_metadata_module has no part in training an autoencoder", path)
+    return tuple(entry.path for entry in config.datasets), config.random_crop
 
 
 def _place(folder: str) -> str:

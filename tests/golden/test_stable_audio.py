@@ -1,6 +1,7 @@
 """Autoencoders against golden files: nets, bottlenecks, pretransforms, discriminators, losses, training traces."""
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,14 @@ from jukebox.autoencoder.model import Autoencoder, load_weights
 from jukebox.autoencoder.pretransforms import PQMF, Patched, Wavelet
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.schema import Strict, check
+from jukebox.data.loaders import Batch
+from jukebox.parallel.comm import SoloComm
+from jukebox.training.autoencoder_build import build_players
+from jukebox.training.autoencoder_task import AutoencoderTask
+from jukebox.training.ema import WarmingEMA
+from jukebox.training.hps import OptimiserHps
+from jukebox.training.schedule import named_schedule
+from jukebox.training.tasks import Clips
 
 CONFIGS = Path(__file__).parents[2] / "hparams" / "autoencoders"
 
@@ -403,63 +412,71 @@ def test_full_size_example(golden):
 # ------------------------------------------------------------------------------------------------------ training traces
 
 
-def inverse_lr(config: dict, base: float, step: int) -> float:
-    """The rate after `step` scheduler steps."""
-    decayed = base * (1 + step / config.get("inv_gamma", 1.0)) ** -config.get("power", 1.0)
-    return (1 - config.get("warmup", 0.0) ** (step + 1)) * max(config.get("final_lr", 0.0), decayed)
+@pytest.mark.golden("schedules")
+def test_schedules(golden):
+    for row in golden.info["InverseLR"]:
+        rate = named_schedule(row["lr"], row["config"]["type"], row["config"]["config"])
+        for step, expected in enumerate(row["lr_after_k_scheduler_steps"]):
+            assert rate(step) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    settings = golden.info["EMA"]["settings"]
+    weight = torch.nn.Parameter(torch.zeros(()))
+    ema = WarmingEMA([weight], beta=settings["beta"], power=settings["power"])
+    for online, average, step, _ in golden.info["EMA"]["trace"]:
+        ema.step()  # before the update
+        weight.data += 1
+        assert (ema.steps, float(weight)) == (step, online)
+        assert float(ema.averages[0]) == pytest.approx(average, rel=1e-6)
+    for step, factor in golden.info["EMA"]["decay_for_step_counter_after_increment"].items():
+        if int(step) > 3:  # up to the third call the weights are copied, whatever the factor
+            assert ema.factor(int(step)) == pytest.approx(factor, rel=1e-6)
 
 
-class Mover:
-    """AdamW on the parameters of one net, with the trace's schedule."""
+def task_of(golden) -> AutoencoderTask:
+    tree, comm = golden.info["model_config"], SoloComm()
+    config = check(C.ModelConfig, tree, golden.name)
+    net, part = Autoencoder(config.model).train(), config.training.losses.discriminator
+    discriminator = build_discriminator(part, config.model.channels_out) if part else None
+    players = build_players(net, discriminator, config.training, "32", comm, OptimiserHps())
+    return AutoencoderTask(
+        net=net, players=players, comm=comm, clips=Clips(0, 1.0, config.sample_rate), config=config,
+        config_text=json.dumps(tree), discriminator=discriminator, flip=False,
+    )  # fmt: skip
 
-    def __init__(self, net, settings: R.OptimiserConfig | None, learning_rate):
-        default = {"lr": learning_rate, "betas": (0.8, 0.99)}
-        self.config = settings.optimizer.config if settings else default
-        self.schedule = settings.scheduler.config if settings and settings.scheduler else None
-        self.optimiser, self.steps = torch.optim.AdamW(net.parameters(), **self.config), 0
 
-    def step(self, loss):
-        if self.schedule is not None:
-            self.optimiser.param_groups[0]["lr"] = inverse_lr(self.schedule, self.config["lr"], self.steps)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        self.steps += 1
+def audio_batch(reals) -> Batch:
+    """[B, C, T] as the loaders give it: stereo, and mono as two equal channels."""
+    count = torch.zeros(len(reals), dtype=torch.int64)
+    stereo = reals.expand(-1, 2, -1).mT.contiguous()
+    return Batch(stereo, torch.full((len(reals),), 0.5), [], count, count, count, [], 0, 0, 0)
 
 
 @pytest.mark.golden("train_trace")
 def test_train_trace(golden):
-    """The losses of alternating generator and discriminator steps, and the weights they lead to."""
-    config = check(C.ModelConfig, golden.info["model_config"], golden.name)
-    model, losses = Autoencoder(config.model).train(), GeneratorLosses(config)
-    assert load_weights(model, golden.group("sd."), golden.name).complete
-    part, settings = config.training.losses.discriminator, config.training.optimizer_configs
-    generator = Mover(model, settings and settings.autoencoder, config.training.learning_rate)
-    discriminator = None
-    if part:
-        discriminator = build_discriminator(part, config.model.channels_out)
-        discriminator.load_state_dict(golden.group("sd.discriminator."))
-        judge = Mover(discriminator, settings and settings.discriminator, config.training.learning_rate)
+    """Alternating steps through the task as the loop takes them: losses, rates, weights, averages."""
+    task = task_of(golden)
+    assert load_weights(task.net, golden.group("sd."), golden.name).complete
+    if task.discriminator is not None:
+        task.discriminator.load_state_dict(golden.group("sd.discriminator."))
+    if task.ema:
+        task.ema.restart()
     for row, reals in zip(golden.info["rows"], golden.arrays["in.batches"], strict=True):
-        latents, info = model.encode(reals)
-        decoded = model.decode(latents)
-        if discriminator and row["global_step_before"] % 2:
-            loss = discriminator.own_loss(reals, decoded)
-            judge.step(loss)
-            found = {"discriminator_loss": loss}
+        before = row["global_step_before"]
+        out = task.loss(audio_batch(reals), before)
+        stepped = task.players[out.player].step(out.loss)
+        task.accept(out, stepped)
+        assert stepped.done and row["global_step_after"] == before + 1
+        if out.player == "main":
+            found = {"loss": out.loss.detach(), **out.metrics, "gen_lr": torch.tensor(task.players["main"].lr)}
         else:
-            adversarial = discriminator.generator_losses(reals, decoded) if discriminator else None
-            terms = losses(reals, decoded, info, adversarial=adversarial)
-            loss = sum(terms.values())
-            generator.step(loss)
-            found = {"loss": loss, **terms, "latent_std": latents.std(), "data_std": reals.std()}
-        if model.averaged_codebooks:
-            statistics = model.averaged_codebooks.statistics(info)
-            model.averaged_codebooks.quantizer.update(statistics, candidates=torch.zeros_like(statistics.sums))
+            found = {"discriminator_loss": out.loss.detach(), "disc_lr": torch.tensor(stepped.lr)}
         expected = {name.removeprefix("train/"): value for name, value in row["logged"].items()}
-        assert set(found) == {name for name in expected if not name.endswith("_lr")}
+        assert set(found) == set(expected)
         for name, value in found.items():
-            near(value.detach(), torch.tensor(expected[name]), rtol=1e-3, atol=0, what=f"{row['batch']} {name}")
-    state = model.state_dict()
+            near(value, torch.tensor(expected[name]), rtol=1e-3, atol=0, what=f"{row['batch']} {name}")
+    state = task.net.state_dict()
     for name, expected in golden.group("sd_after.autoencoder.").items():
         near(state[name], expected, rtol=1e-3, atol=1e-3, what=name)
+    if task.ema:
+        assert task.ema.steps == golden.info["ema_step"]
+        for name, expected in golden.group("ema_after.").items():
+            near(task.published()[0][name], expected, rtol=1e-3, atol=1e-3, what=name)

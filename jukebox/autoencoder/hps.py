@@ -1,0 +1,26 @@
+"""Keys of configurable autoencoders: which JSON files describe model and data. What they say is in those files."""
+
+from typing import Literal
+
+from jukebox.hparams.resolve import key, section
+
+
+@section("autoencoder", "Autoencoder from a model config")
+class AutoencoderHps:
+    model_config: str = key(
+        "", "JSON file that describes an autoencoder and its training; it is trained in place of a VQ-VAE",
+        example="stable_audio_2_0_vae.json",
+    )  # fmt: skip
+    dataset_config: str = key(
+        "",
+        "JSON file that names its audio (dataset_type audio_dir), in place of --audio_files_dir",
+        example="audio.json",
+    )
+    val_dataset_config: str = key(
+        "", "the same for the audio it is measured on; empty = a share of the files is held out"
+    )
+    pretrained_ckpt_path: str = key("", "weights that an autoencoder begins from, as far as names and shapes agree")
+    pretransform_ckpt_path: str = key("", "weights of the autoencoder that stands in front of this one")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = key(
+        "32", "arithmetic of an autoencoder's nets; weights and losses stay float32"
+    )
