@@ -16,6 +16,7 @@ from jukebox.labels.vector import Labeller
 from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
 from jukebox.runlog import RunLog
+from jukebox.sampling.alignment import why_not
 from jukebox.sampling.decode import decode_window
 from jukebox.sampling.logits import Knobs, draw, gumbel, noise_keys
 from jukebox.training.player import Player
@@ -80,15 +81,20 @@ class PriorTask(Task):
         return self.net(codes, upper, y, self.dtype).metrics(), len(codes)
 
     def show(self, batch: Batch, log: RunLog, step: int, part: str) -> None:
-        """The input, what its codes keep of it, and its labels."""
-        if self.vqvae is None:
-            return
+        """The input, what its codes keep of it, its labels, and what the prior attends to in the first one's lyrics."""
         most = max(1, self.clips.most)
-        codes, _, y = self._inputs(batch, most)
+        codes, upper, y = self._inputs(batch, most)
         if not isinstance(batch, CodeBatch):
             self.clips.log(log, f"{part}x_in", mono_audio(batch, self.comm.device, most), step)
-        self.clips.log(log, f"{part}x_out", self._audio(codes), step)
+        if self.vqvae is not None:
+            self.clips.log(log, f"{part}x_out", self._audio(codes), step)
         self._log_labels(log, f"{part}y_in", y, step)
+        layer, head = self.net.shape.alignment_layer, self.net.shape.alignment_head
+        if layer is not None and head is not None and not why_not(self.net.shape) and y is not None:
+            first = None if upper is None else upper[:1]
+            weights = self.net.attention_weights({layer}, codes[:1], first, y[:1], self.dtype)[layer][0, head].float()
+            picture = (weights / weights.amax().clamp_min(1e-9)).T  # (characters, codes)
+            log.image(f"{part}alignment", picture.cpu().numpy(), step)
 
     def demo(self, batch: Batch, log: RunLog, step: int) -> None:
         """The batch's own codes decoded, and one window sampled from scratch under the same labels and upper codes."""

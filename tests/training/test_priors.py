@@ -1,5 +1,6 @@
 """Priors, from audio and from a store: the same training, in every precision."""
 
+import json
 import math
 
 import pytest
@@ -81,6 +82,27 @@ def test_what_is_heard(prior, events):
     tags = events(prior("audio", *more, *LOWER, stored=False)).Tags()["audio"]
     heard = {f"0/{part}_x_{end}" for part in ("train", "test") for end in ("in", "out")}
     assert set(tags) == heard | {"0/x_ds_start_0", "0/sample_x_T1"}
+
+
+def test_labels_and_lyrics(prior, songs, events, tmp_path):
+    """A prior that reads lyrics: both losses fall, labels and alignment can be looked at."""
+    rows = [{"file": f"{n}.wav", "artist": "mira vale", "genre": "tin gallop", "lyrics": "la " * 9} for n in range(6)]
+    table = tmp_path / "songs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = prior(
+        "sung", "--steps=12", "--save_iters=12", "--labels", "--labels_v3", "--y_bins=5,5", "--max_bow_genre_size=1",
+        "--t_bins=8", "--min_duration=1", "--max_duration=60", "--use_tokens", "--n_tokens=16", "--n_vocab=79",
+        "--single_enc_dec", "--prime_loss_fraction=0.4", "--attn_order=12", "--prior_depth=16", "--heads=2",
+        "--alignment_layer=15", "--alignment_head=1", f"--metadata={table}", *TOP, stored=False,
+    )  # fmt: skip
+    losses = run.rows()[0]
+    for name in ("prime_loss", "gen_loss"):
+        assert losses[-1][name] < losses[0][name]
+    found = events(run)
+    (text,) = (event.tensor_proto.string_val[0].decode() for event in found.Tensors("train_y_in/text_summary"))
+    assert "mira vale / tin gallop /" in text and "la la" in text
+    (picture,) = found.Images("train_alignment")
+    assert (picture.width, picture.height) == (16, 16)
 
 
 def test_fine_tuning_and_wrong_checkpoints(prior, made, run_at):
