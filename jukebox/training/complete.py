@@ -76,13 +76,13 @@ def _with_sample_length(hps: Resolved) -> Resolved:
             raise UsageError(f"--level={p.level}: the levels of this VQ-VAE are 0 to {vqvae.levels - 1}.")
         length = p.n_ctx * vqvae.hops[p.level]
         if audio.sample_length not in (0, length):
-            log.warning("--sample_length=%d: a window of this prior is %d x %d = %d samples; that is taken",
-                        audio.sample_length, p.n_ctx, vqvae.hops[p.level], length)  # fmt: skip
+            log.info("--sample_length=%d: a window of this prior is %d x %d = %d samples; that is taken",
+                     audio.sample_length, p.n_ctx, vqvae.hops[p.level], length)  # fmt: skip
     else:
         asked = audio.sample_length or int(audio.sample_length_in_seconds * audio.sr)
         length = asked // vqvae.top_hop * vqvae.top_hop
         if audio.sample_length not in (0, length):
-            log.warning("--sample_length=%d is rounded down to %d, whole codes of the top level", asked, length)
+            log.info("--sample_length=%d is rounded down to %d, whole codes of the top level", asked, length)
         if not length:
             raise UsageError(
                 f"--sample_length={asked} is less than one code of the top level ({vqvae.top_hop} samples)."

@@ -62,32 +62,34 @@ def _prior_task(hps: Resolved, comm: Comm) -> Task:
     if half.fp16_params:
         _halve(net, table)
     net.to(comm.device)
+    vqvae, codec = _frozen_vqvae(hps, comm)
     return PriorTask(
         net=net, table=table, players={"main": _player(hps, comm, net)}, comm=comm, clips=_clips(hps),
-        labeller=labeller, vqvae=_frozen_vqvae(hps, comm), seed=hps.section(RunHps).seed,
+        labeller=labeller, vqvae=vqvae, codec=codec, seed=hps.section(RunHps).seed,
         dtype=torch.float16 if half.fp16 else torch.float32, bs_sample=hps.section(EvalHps).bs_sample or data.bs,
     )  # fmt: skip
 
 
-def _frozen_vqvae(hps: Resolved, comm: Comm) -> VQVAE | None:
-    """The VQ-VAE under a prior, to encode audio and to hear codes.
+def _frozen_vqvae(hps: Resolved, comm: Comm) -> tuple[VQVAE | None, str]:
+    """The VQ-VAE under a prior, to encode audio and to hear codes, and its fingerprint.
 
     With a store it is needed for hearing only and need not be there; where it is named, it must be the store's.
     """
     restore, stored = hps.section(VQVAEHps).restore_vqvae, hps.section(DataHps).codes
     named = hps.origins["restore_vqvae"] == COMMAND_LINE
+    fingerprint = CodeStore.open(Path(stored)).fingerprint if stored else ""
     if not restore or (stored and not named and not hps.section(EvalHps).demo_iters):
-        return None
+        return None, fingerprint
     if stored and not named and not Path(restore).exists():
-        log.warning(
+        log.info(
             "%s, which made these codes, is not there: no demos. --restore_vqvae=RUN names its new place.", restore
         )
-        return None
+        return None, fingerprint
     codec, _ = model_set.load_vqvae(model_set.Part(restore), comm.device)
     if stored:
         CodeStore.open(Path(stored), expect_fingerprint=codec.fingerprint)
         codec.vqvae.encoders = nn.ModuleList()  # not needed, so not kept
-    return codec.vqvae.requires_grad_(False)
+    return codec.vqvae.requires_grad_(False), codec.fingerprint
 
 
 def _halve(net: Prior, table: list[Entry]) -> None:

@@ -112,7 +112,7 @@ class Player:
     def _judge(self, scale: float, norm: float) -> None:
         """Many steps were skipped in a row: stop, unless they were large only or a smaller loss scale may help."""
         if math.isfinite(norm):
-            log.warning("%d steps in a row were skipped: gradient norms like %.3g are above --ignore_grad_norm=%g",
+            log.info("%d steps in a row were skipped: gradient norms like %.3g are above --ignore_grad_norm=%g",
                         self.skipped, norm, self.ignore_grad_norm)  # fmt: skip
         elif self.scaler is None or self.scaler.fixed is not None or math.isnan(norm) or scale <= 1.0:
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from jukebox.audio.spectral import mono
 from jukebox.data.code_loader import CodeBatch
+from jukebox.errors import CheckpointError
 from jukebox.interop.published import Entry
 from jukebox.labels.vector import Labeller
 from jukebox.parallel.comm import Comm
@@ -27,7 +29,7 @@ from jukebox.vqvae.model import VQVAE
 @dataclass
 class PriorTask(Task):
     """A prior of one level. Its codes come from a store, or are made on the fly by `vqvae`; with a store that may be
-    None, and then nothing can be heard."""
+    None, and then nothing can be heard. codec: fingerprint of the VQ-VAE whose codes these are, "" where unknown."""
 
     net: Prior
     table: list[Entry]
@@ -36,6 +38,7 @@ class PriorTask(Task):
     clips: Clips
     labeller: Labeller | None
     vqvae: VQVAE | None
+    codec: str
     dtype: torch.dtype
     seed: int
     bs_sample: int
@@ -111,6 +114,21 @@ class PriorTask(Task):
         self.clips.log(log, f"x_ds_start_{self.net.level}", self._audio(codes), step)
         self.clips.log(log, "sample_x_T1", self._audio(made), step)
         self._log_labels(log, "sample_x_T1", y, step)
+
+    def own_state(self) -> dict[str, Any]:
+        """Whose codes it learns."""
+        return {**super().own_state(), "codec": self.codec}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Put `own_state` back. Raises CheckpointError when the codes are of another VQ-VAE now."""
+        super().load_own_state(state)
+        before = state.get("codec", "")
+        if before and self.codec and before != self.codec:
+            raise CheckpointError(
+                f"This prior was trained on the codes of VQ-VAE {before}, and these are of VQ-VAE {self.codec}: to it they "
+                "mean nothing. Name the first one (--restore_vqvae), give codes that it made (--codes), or train a new "
+                "prior under another --name."
+            )
 
     def _log_labels(self, log: RunLog, tag: str, y: Tensor | None, step: int) -> None:
         if self.labeller and y is not None:

@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 def main(hps: Resolved) -> int:
     """Train what the settings of `train` ask for; the exit code."""
-    hps = complete(hps)
-    start, run = hps.section(LaunchHps), hps.section(RunHps)
+    start = hps.section(LaunchHps)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
+    hps = complete(hps)
+    run = hps.section(RunHps)
     folder = files.inside(run.local_logdir, run.name, UsageError)
     with _held(folder, run, comm), _memory_explained(hps):
         return _run(hps, comm, folder)

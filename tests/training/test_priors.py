@@ -31,7 +31,10 @@ def prior(train, made, small):
     def do(name, *more, stored=True, n=0):
         if stored:
             return train(n, name, f"--codes={made / 'codes'}", *more, net=small.prior, audio="")
-        return train(n, name, f"--restore_vqvae={made / 'vqvae'}", *more, net=small.prior)
+        where = (
+            () if any(word.startswith("--restore_vqvae=") for word in more) else (f"--restore_vqvae={made / 'vqvae'}",)
+        )
+        return train(n, name, *where, *more, net=small.prior)
 
     return do
 
@@ -123,6 +126,10 @@ def test_codes_of_another_vqvae(prior, made, train, run_at):
     other = train(0, "other", "--steps=1", "--seed=5")
     with pytest.raises(StoreError, match=r"codes: was made by model \w+, this is model \w+"):
         prior("run", "--steps=1", f"--restore_vqvae={other.folder}", *TOP)
+    heard = prior("heard", "--steps=1", *TOP, stored=False)
+    with pytest.raises(CheckpointError, match=r"on the codes of VQ-VAE \w+, and these are of VQ-VAE \w+"):
+        prior("heard", "--steps=2", f"--restore_vqvae={other.folder}", *TOP, stored=False)
+    assert heard.read().step == 1
     with pytest.raises(CheckpointError, match="l_bins: 24 in the checkpoint / 32 asked for"):
         prior("run", "--steps=1", "--l_bins=32", *TOP)
     with pytest.raises(CheckpointError, match="is a prior. --restore_vqvae names the VQ-VAE"):
