@@ -57,7 +57,7 @@ class RunFolder:
         self.failed = self.failed + 1 if error else 0
         if error and (last or self.failed == MOST_TRIES):
             raise error
-        if error:
+        if error and self.comm.is_first:
             log.warning("%s Training goes on; the next try is %d steps away.", error, run.save_iters)
 
     def contents(self, task: Task, reached: Reached) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
         for name, state in found.extra["players"].items():
             task.players[name].load_state_dict(state)
         task.load_own_state(found.extra["own"])
-        return Reached(found.step, _place_in_data(found, source))
+        return Reached(found.step, _place_in_data(found, source, comm))
     task.players["main"].restart(found.step)
     if isinstance(task, VQVAETask) and task.net.use_bottleneck:
         samples = hps.section(AudioHps).sample_length * hps.section(DataHps).bs * comm.size
@@ -129,14 +129,15 @@ def _other_keys(found: checkpoint.Checkpoint, hps: Resolved) -> str:
     return differing
 
 
-def _place_in_data(found: checkpoint.Checkpoint, source: Source) -> int:
+def _place_in_data(found: checkpoint.Checkpoint, source: Source, comm: Comm) -> int:
     """The next batch. With another number of items per step it is the first that repeats none within its epoch."""
     batch, before = int(found.extra["batch"]), int(found.extra["global_batch"])
-    if found.extra["data"] != source.fingerprint:
+    if found.extra["data"] != source.fingerprint and comm.is_first:
         log.warning("the data are not those this run began with; it goes on with what is there now")
     if before == source.global_batch:
         return batch
-    log.warning("a step now takes %d items over all processes, before it took %d; the order of the data stays, the "
-                "course of the losses does not", source.global_batch, before)  # fmt: skip
+    if comm.is_first:
+        log.warning("a step now takes %d items over all processes, before it took %d; the order of the data stays, the "
+                    "course of the losses does not", source.global_batch, before)  # fmt: skip
     epoch, within = divmod(batch, int(found.extra["per_epoch"]))
     return epoch * source.per_epoch + min(-(-within * before // source.global_batch), source.per_epoch - 1)
