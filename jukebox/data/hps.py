@@ -31,6 +31,10 @@ class DataHps:
     )
     ids_dir: str = key("", "folder with the artist and genre id tables; empty = the shipped data/ids")
     strict_labels: bool = key(False, "an artist or genre outside the id tables is an error, not class 0")
+    text_compat: Literal["anyascii", "unidecode"] = key(
+        "anyascii",
+        "how lyrics become ASCII; unidecode, as the first implementation had it, if you installed that package",
+    )
     bs: int = key(1, "items per process and step", unit="items", gt=0)
     nworkers: int | None = key(None, "processes that load audio, per process that trains; None = as many as bs", ge=0)
     aug_shift: bool = key(False, "shift the start of every chunk at random, by up to half a chunk")

@@ -12,11 +12,12 @@ from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError, WriteFailed
 from jukebox.files import fault_point
 from jukebox.hparams.resolve import Resolved
-from jukebox.models import checkpoint, model_set
+from jukebox.models import checkpoint, label_tables, model_set
 from jukebox.parallel.comm import Comm
 from jukebox.prior.hps import PriorHps
 from jukebox.training.fit import Reached
 from jukebox.training.hps import RunHps
+from jukebox.training.prior_task import PriorTask
 from jukebox.training.sources import Source
 from jukebox.training.tasks import Task
 from jukebox.training.vqvae_task import VQVAETask
@@ -92,8 +93,11 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
 
     With a file of ours that is weights, averages, codebook sums, optimiser, schedule, loss scale and place in the data.
     Files of others have averaged weights, perhaps the optimiser and the step; averages and codebook counts then begin
-    from the weights, the data from the start. Raises CheckpointError when the file is of another net.
+    from the weights, the data from the start. A prior for other artists and genres takes the tables it can use
+    (models/label_tables.py). Raises CheckpointError when the file is of another net.
     """
+    if isinstance(task, PriorTask):
+        found = label_tables.fitted(found, task.table)
     note = _other_keys(found, hps)
     task.load_published(found, note)
     if "players" in found.extra:
