@@ -351,8 +351,3 @@ def hps_of(found: checkpoint.Checkpoint) -> Resolved:
             f"{found.path} carries no hyperparameters: name its presets with hps in a model-set file."
         )
     return settings.from_values(found.hps, f"checkpoint {found.path}")
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """fp32, fp16 or bf16 as torch knows it."""
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]

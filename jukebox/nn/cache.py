@@ -22,24 +22,20 @@ class LayerCache:
     ) -> None:
         self.pattern = pattern
         self.kv = torch.zeros(batch, pattern.pages, pattern.page_slots, 2 * state, dtype=dtype, device=device)
+        self.slots = self.kv.flatten(1, 2)
 
     def write(self, place: Place, kv: Tensor) -> None:
         """Keep the key and value of one position, `[B, 1, 2S]`."""
-        page, slot = place.page, place.slot
-        if isinstance(page, int) and isinstance(slot, int):
-            self.kv[:, page, slot].copy_(kv[:, 0])
-            return
-        at = page * self.kv.shape[2] + slot
-        assert isinstance(at, Tensor)
-        self.kv.flatten(1, 2).index_copy_(1, at, kv.to(self.kv.dtype))
+        if isinstance(place.slot, int):
+            self.slots[:, place.slot].copy_(kv[:, 0])
+        else:
+            self.slots.index_copy_(1, place.slot, kv.to(self.kv.dtype))
 
     def read(self, place: Place) -> tuple[Tensor, Tensor | None]:
         """What the position sees: `[B, L, 2S]`, and where L is more than that, a mask `[1, L]`, True for what it sees."""
         look, seen = place.look, place.seen
         page = self.kv[:, look] if isinstance(look, int) else self.kv.index_select(1, look)[:, 0]
-        if isinstance(seen, int):
-            return page[:, :seen], None
-        return page, torch.arange(page.shape[1], device=seen.device)[None] < seen
+        return (page[:, :seen], None) if isinstance(seen, int) else (page, seen)
 
     def reset(self) -> None:
         """Forget the past, keep the memory."""
@@ -49,17 +45,18 @@ class LayerCache:
 class DecodeState:
     """The caches of all layers and the position reached. Weights never live here, the past never lives in layers.
 
-    position is an int, or a tensor `[1]` on the device: then every shape of a step is fixed and it can be recorded as a
-    CUDA graph. `fixed()` makes it so.
+    position is an int; or, made so by `fixed()`, a tensor `[1]` on the device. Then every shape of a step is fixed, and
+    the step can be recorded as a CUDA graph (`sampling/graphs.py`).
     """
 
     def __init__(self, layers: Sequence[LayerCache]) -> None:
         self.layers = list(layers)
+        self.patterns = {layer.pattern for layer in self.layers}
         self.position: int | Tensor = 0
 
     def places(self) -> dict[Pattern, Place]:
-        """The place of the position for each pattern that occurs."""
-        return {pattern: pattern.place(self.position) for pattern in {cache.pattern for cache in self.layers}}
+        """The place of the position for each pattern that occurs: worked out once for all layers that share one."""
+        return {pattern: pattern.place(self.position) for pattern in self.patterns}
 
     def fixed(self) -> DecodeState:
         """The same caches with the position on the device."""

@@ -12,6 +12,7 @@ of a loaded net by one of four forms; all take and give float32 on a CPU, so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
@@ -193,6 +194,13 @@ def forms(device: str) -> tuple[Form, ...]:
     return ("fp32", "bf16", "int8") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32", "int8")
 
 
+def check(form: Form, device: str) -> None:
+    """Raises UsageError for a form that the device does not compute in."""
+    kind = torch.device(device).type
+    if form not in forms(device):
+        raise UsageError(f"--dtype={form} is not for this {kind}; it computes in {', '.join(forms(device))}.")
+
+
 def _packed(layer: Linear | Head, form: Form) -> nn.Module:
     weight = layer.weight.t() if isinstance(layer, Linear) else layer.weight  # [n_out, n_in]
     bias = layer.bias if isinstance(layer, Linear) else None
@@ -206,15 +214,33 @@ def _packed(layer: Linear | Head, form: Form) -> nn.Module:
     return OneDNN(weight, bias, torch.float32 if form == "fp32" else torch.bfloat16)
 
 
-def pack(net: nn.Module, form: Form) -> None:
-    """Replace every `Linear` and `Head` inside `net` by its packed form, for decoding; the plain weights are dropped.
+def pack(net: nn.Module, form: Form) -> Callable[[], None]:
+    """Replace every `Linear` and `Head` inside `net` by its packed form, for decoding.
 
-    Raises UsageError for a form the device does not compute in.
+    Returns the way back; while it is kept, so are the plain weights. Raises UsageError for a form the device does not
+    compute in.
     """
-    device = next(net.parameters()).device.type
-    if form not in forms(device):
-        raise UsageError(f"--dtype={form} is not for this {device}; it computes in {', '.join(forms(device))}.")
-    for module in net.modules():
-        for name, child in module.named_children():
-            if isinstance(child, Linear | Head):
-                setattr(module, name, _packed(child, form))
+    check(form, next(net.parameters()).device.type)
+    places = [
+        (module, name, child)
+        for module in net.modules()
+        for name, child in module.named_children()
+        if isinstance(child, Linear | Head)
+    ]
+    packed: dict[int, nn.Module] = {}  # by layer: one that stands in two places is packed once
+    for module, name, child in places:
+        if id(child) not in packed:
+            packed[id(child)] = _packed(child, form)
+        setattr(module, name, packed[id(child)])
+
+    def back() -> None:
+        for module, name, child in places:
+            setattr(module, name, child)
+
+    return back
+
+
+def result_dtype(net: nn.Module) -> torch.dtype:
+    """What the packed products of a net give, and so what keys and values are kept in: half numbers on a GPU only."""
+    half = next((module for module in net.modules() if isinstance(module, Half)), None)
+    return torch.float32 if half is None else half.weight.dtype

@@ -18,10 +18,12 @@ NAMES = ("dense", "row", "column", "previous row", "summary", "summary spread", 
 
 
 class Place(NamedTuple):
-    """Where one position is kept in a cache of pages, and what its query sees there: the first `seen` slots of the page
-    `look`. Four integers, or tensors `[1]` on the device."""
+    """Where one position is kept in a cache of pages, and what its query sees there: slots of the page `look`.
 
-    page: int | Tensor
+    slot counts over all pages. seen: how many of the first slots are seen. With the position on the device these are
+    tensors `[1]`, and seen is a mask `[1, slots of a page]`.
+    """
+
     slot: int | Tensor
     look: int | Tensor
     seen: int | Tensor
@@ -127,28 +129,33 @@ class Pattern:
         return self.cache_slots() // self.pages if self.spare is None else self.spare + 1
 
     def place(self, t: int | Tensor) -> Place:
-        """Where position t is kept and what it sees. Plain arithmetic: t can be a tensor on the device."""
-        row, column = t // self.width, t % self.width
+        """Where position t is kept and what it sees. Plain arithmetic, so that t can be a tensor on the device."""
+        slot, look, seen = self._place(t, t // self.width, t % self.width)
+        if isinstance(seen, Tensor):
+            seen = torch.arange(self.page_slots, device=seen.device)[None] < seen
+        return Place(slot, look, seen)
+
+    def _place(self, t: int | Tensor, row: int | Tensor, column: int | Tensor) -> Place:
         match self.kind:
             case 0:
-                return Place(0, t, 0, t + 1)
+                return Place(t, 0, t + 1)
             case 1:
-                return Place(0, column, 0, column + 1)
+                return Place(column, 0, column + 1)
             case 2:
-                return Place(column, row, column, row + 1)
+                return Place(column * self.blocks + row, column, row + 1)
             case 3:
-                return Place(row % 2, column, 1 - row % 2, self.width)
+                return Place(row % 2 * self.width + column, 1 - row % 2, self.width)
             case 4 | 5:
-                first = self.width - self.zero_slots  # of the kept places of a row; as many as zero slots
+                assert self.spare is not None
+                first = self.width - self.zero_slots  # of the kept places of a row; they are as many as zero slots
                 kept = (column >= first) * (row < self.blocks - 1)
                 seen = self.zero_slots * (row + 1) + (column - first + 1) * kept
-                spare = self.zero_slots + self.cache_slots()
-                return Place(0, spare + (seen - 1 - spare) * kept, 0, seen)
+                return Place(self.spare + (seen - 1 - self.spare) * kept, 0, seen)
             case 6:
-                return Place(0, 0, 0, self.encoder_len)
+                return Place(0, 0, self.encoder_len)
             case _:
-                behind = (t >= self.seen_len) * (t - self.seen_len)
-                return Place(0, t - behind, 0, t - behind + (t < self.seen_len) * 1)
+                slot = t - (t >= self.seen_len) * (t - self.seen_len)  # at most the spare one
+                return Place(slot, 0, slot + (t < self.seen_len) * 1)
 
 
 _ABC = (ROW, COLUMN, PREVIOUS_ROW)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from jukebox.nn.cache import DecodeState
-from jukebox.prior.model import Prior
+from jukebox.prior.model import Conditioning, Prior
+from jukebox.sampling.graphs import FixedStep
 
 Choose = Callable[[Tensor, int], Tensor]
 """Logits `[B, K]` and the place of the code in the window -> codes `[B]`."""
@@ -18,14 +19,14 @@ Choose = Callable[[Tensor, int], Tensor]
 def decode_window(
     prior: Prior, given: Tensor, length: int, choose: Choose, *, upper: Tensor | None = None, y: Tensor | None = None,
     dtype: torch.dtype = torch.float32, chunk_size: int | None = None, mask_lyric_codes: bool = False,
-    on_code: Callable[[], None] | None = None,
+    on_code: Callable[[], None] | None = None, fixed: bool | None = None,
 ) -> Tensor:  # fmt: skip
     """Codes `[B, length]` of a window that begins with `given` `[B, m]`, m < length <= n_ctx.
 
-    upper `[B, n_ctx / ratio]` and y as in `Prior.condition`. dtype: of activations and caches. chunk_size: codes per
-    prefill pass, None for all at once (the same result). mask_lyric_codes keeps lyric characters from being drawn among
-    the codes, which the published one-sequence models can do (arXiv:2005.00341 sec. 4.4). on_code is called after each
-    new code.
+    upper `[B, n_ctx / ratio]` and y as in `Prior.condition`. dtype: of keys, values and lyric states. chunk_size: codes
+    per prefill pass, None for all at once (the same result). mask_lyric_codes keeps lyric characters from being drawn
+    among the codes, which the published one-sequence models can do (arXiv:2005.00341 sec. 4.4). on_code is called after
+    each new code. fixed: steps of fixed shape, recorded once as a CUDA graph; None = on a GPU.
     """
     B, m = given.shape
     if not m < length <= prior.n_ctx:
@@ -36,9 +37,9 @@ def decode_window(
         prior.net.transformer.encode(cond.encoded, state)
     tokens = torch.cat([prior.tokens(given, cond), given.new_zeros(B, length - m)], 1)
     at = prior.prefix + m  # place of the next token in the sequence
-    hidden = _prefill(prior, tokens[:, :at], cond.x_cond, cond.start, state, chunk_size)
+    logits = prior.net.out(prefill(prior, tokens[:, :at], cond, state, chunk_size)[:, -1])
+    step = FixedStep(prior, state, cond) if (given.is_cuda if fixed is None else fixed) else None
     while True:
-        logits = prior.net.out(hidden[:, -1])
         if mask_lyric_codes and prior.shift:
             logits[:, : prior.shift] = -torch.inf
         tokens[:, at] = choose(logits, at - prior.prefix)
@@ -47,22 +48,27 @@ def decode_window(
             on_code()
         if at == tokens.shape[1]:
             return prior.codes(tokens)
-        hidden = prior.net.extend(tokens[:, at - 1 : at], state, cond.x_cond, cond.start)
+        before = tokens[:, at - 1 : at]
+        logits = step(before) if step else next_logits(prior, before, state, cond)
 
 
-def _prefill(
-    prior: Prior,
-    tokens: Tensor,
-    x_cond: Tensor | None,
-    start: Tensor | None,
-    state: DecodeState,
-    chunk_size: int | None,
-) -> Tensor:
-    """Hidden states up to the first token to draw; the start vector makes one position more than there are tokens."""
-    net = prior.net
-    step = chunk_size or tokens.shape[1] + 1
-    hidden = net.extend(tokens[:, : step - 1], state, x_cond, start)
-    while state.position <= tokens.shape[1]:
-        before = tokens[:, state.position - 1 : state.position - 1 + step]
-        hidden = net.extend(before, state, x_cond, start)
+def next_logits(prior: Prior, before: Tensor, state: DecodeState, cond: Conditioning) -> Tensor:
+    """One step: the token drawn last, `[B, 1]` -> logits `[B, K]` of the next."""
+    logits: Tensor = prior.net.out(prior.net.extend(before, state, cond.x_cond, cond.start)[:, -1])
+    return logits
+
+
+def prefill(
+    prior: Prior, tokens: Tensor, cond: Conditioning, state: DecodeState, chunk_size: int | None = None
+) -> Tensor:  # fmt: skip
+    """All given tokens `[B, m]` in passes of chunk_size positions: rows and columns in parallel.
+
+    -> hidden states of the last pass, the last of which scores the first token to draw; the start vector makes one
+    position more than there are tokens.
+    """
+    net, whole = prior.net, tokens.shape[1] + 1
+    step = chunk_size or whole
+    hidden = net.extend(tokens[:, : step - 1], state, cond.x_cond, cond.start)
+    for start in range(step, whole, step):
+        hidden = net.extend(tokens[:, start - 1 : start - 1 + step], state, cond.x_cond, cond.start)
     return hidden

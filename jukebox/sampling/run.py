@@ -17,12 +17,13 @@ from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import model_set
 from jukebox.models.codec import VQVAECodec
-from jukebox.models.model_set import ModelSet
+from jukebox.models.model_set import ModelSet, Part
+from jukebox.nn import linear
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.model import Prior
-from jukebox.sampling import alignment, modes, plan, prepare
+from jukebox.sampling import alignment, modes, plan, precision, prepare
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import LevelSinger, Song
 from jukebox.sampling.plan import Window
@@ -58,6 +59,8 @@ class Session:
     def __init__(self, hps: Resolved, models: ModelSet, asked: Sequence[Request], comm: Comm, root: Path) -> None:
         self.sample, self.draw, self.song = hps.section(SampleHps), hps.section(DrawHps), hps.section(SongHps)
         self.hps, self.models, self.asked, self.comm = hps, models, asked, comm
+        if self.draw.dtype != "auto":
+            linear.check(self.draw.dtype, comm.device)
         self.codec: VQVAECodec
         self.codec, self.vqvae_hps = model_set.load_vqvae(models.vqvae, comm.device)
         self.geometry: Geometry = self.codec.geometry
@@ -72,7 +75,6 @@ class Session:
             self._settings(request)
             prepare.check_song(self.lengths.song(request), self.levels, self.geometry)
         self.folder = RunFolder(root, self._identity())
-        self.dtype = model_set.dtype_of(self.draw.dtype)
 
     def run(self) -> int:
         """Sample all levels; 0, or the code of a run that was asked to stop."""
@@ -203,8 +205,7 @@ class Session:
         missing = sum(max(0, known.plan.total(song.length_samples) - song.have(level)) for song in mine)
         to_align = self._to_align(mine) if level == self.top else []
         if missing or to_align:
-            prior, _ = model_set.load_prior(part, self.vqvae_hps, level, self.comm.device)
-            known.add_blends(prior)
+            prior = self._load(known, part)
             if missing:
                 self._sing(prior, known, mine, missing)
             if to_align:
@@ -212,6 +213,13 @@ class Session:
         self.comm.barrier()
         for song in songs:
             song.codes = self.folder.load(song.request.item) or song.codes
+
+    def _load(self, known: Level, part: Part) -> Prior:
+        """The prior of a level, packed in the form that --dtype asks for."""
+        prior, _ = model_set.load_prior(part, self.vqvae_hps, known.plan.level, self.comm.device)
+        known.add_blends(prior)
+        self.dtype = precision.pack(prior, self.draw.dtype, self.folder.root / "precision.json")
+        return prior
 
     def _sing(self, prior: Prior, known: Level, songs: Sequence[Song], missing: int) -> None:
         level = known.plan.level
@@ -289,8 +297,7 @@ class Session:
             raise UsageError(f"--model={self.models.name}: {reason}. Give --alignment_layer and --alignment_head.")
         mine = [song for song in self._mine(songs) if known.labeller.alphabet.clean(song.request.song.lyrics)[0]]
         if mine:
-            prior, _ = model_set.load_prior(part, self.vqvae_hps, self.top, self.comm.device)
-            known.add_blends(prior)
+            prior = self._load(known, part)
             self._align(prior, known, mine)
         self.comm.barrier()
         if self.comm.is_first:

@@ -1,0 +1,64 @@
+"""One step with the position on the device: every shape fixed, recorded once as a CUDA graph.
+
+A step of 72 layers is a thousand small kernels; launched one by one they are bound by the host. A recorded step is one
+launch. On a CPU the same function runs as it is, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jukebox.nn.cache import DecodeState
+from jukebox.prior.model import Conditioning, Prior
+
+_WARM_UP = 3  # runs before the recording, in which libraries choose kernels and take workspace
+
+
+class FixedStep:
+    """The steps of one window for one batch, from the position that `state` has reached after its prefill.
+
+    Memory of token, position and logits is the same in every step; the caches of `state` are written in place.
+    """
+
+    def __init__(self, prior: Prior, state: DecodeState, cond: Conditioning) -> None:
+        self.prior, self.cond, self.state = prior, cond, state.fixed()
+        assert isinstance(self.state.position, Tensor)
+        self.position = self.state.position
+        batch, device = len(state.layers[0].kv), self.position.device
+        self.before = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            self._record()
+
+    def __call__(self, before: Tensor) -> Tensor:
+        """The token drawn last, `[B, 1]` -> logits `[B, K]` of the next; good until the next call."""
+        self.before.copy_(before)
+        if self.graph is None:
+            self._run()
+        else:
+            self.graph.replay()
+        return self.logits
+
+    def _run(self) -> None:
+        net = self.prior.net
+        hidden = net.extend(self.before, self.state, self.cond.x_cond, self.cond.start)
+        self.logits: Tensor = net.out(hidden[:, -1])
+        self.position.add_(1)
+        self.state.position = self.position
+
+    def _record(self) -> None:
+        """Warm up on a side stream, then record. What these runs write at this position, the first step overwrites."""
+        start = self.position.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self._run()
+                self.position.copy_(start)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run()
+        self.position.copy_(start)
+        self.graph = graph

@@ -1,0 +1,93 @@
+"""Packed products against plain ones, on every shape a prior has; the gate at the published head widths."""
+
+import pytest
+import torch
+
+from jukebox.errors import UsageError
+from jukebox.nn import linear
+from jukebox.nn.linear import Head, Int8, Int8Weights, Linear, OneDNN, pack
+from jukebox.nn.transformer import Transformer, TransformerShape
+
+FORMS = linear.forms("cpu")
+LIMIT = {"fp32": 2e-6, "bf16": 8e-3, "int8": 1e-2}  # of the spread of a row
+
+
+def layer(n_in: int, n_out: int) -> Linear:
+    torch.manual_seed(n_in)
+    made = Linear(n_in, n_out)
+    torch.nn.init.normal_(made.bias)
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [1, 2, 4, 16, 67])
+@pytest.mark.parametrize("sizes", [(150, 450), (480, 1920), (7, 13)])
+@torch.inference_mode()
+def test_near_the_exact_product(form, rows, sizes):
+    plain, packed = layer(*sizes), linear._packed(layer(*sizes), form)
+    x = torch.randn(rows, 1, sizes[0]) * torch.logspace(-3, 3, rows)[:, None, None]
+    exact = x.double() @ plain.weight.double() + plain.bias.double()
+    y = packed(x)
+    assert y.shape == exact.shape and y.dtype == torch.float32
+    assert ((y - exact).norm(dim=-1) / exact.norm(dim=-1)).max() < LIMIT[form]
+
+
+@torch.inference_mode()
+def test_int8_rounds_the_weights_alone_and_knows_no_neighbours():
+    plain = layer(480, 200)
+    packed = linear._packed(plain, "int8")
+    if not isinstance(packed, Int8):
+        pytest.skip("no exact 8 bit product on this machine")
+    quantised, scale = linear._quantised(plain.weight.t())
+    x = torch.randn(5, 480)
+    x[3] = 0  # the first row of a window may see nothing
+    exact = x.double() @ (quantised * scale[:, None].double()).t() + plain.bias.double()
+    torch.testing.assert_close(packed(x).double(), exact, rtol=1e-4, atol=1e-4)
+    for row in range(5):
+        assert torch.equal(packed(x[row : row + 1])[0], packed(x)[row])
+
+
+@torch.inference_mode()
+def test_where_the_exact_8_bit_product_is_not_to_be_had(monkeypatch):
+    monkeypatch.setattr(linear, "_int8_is_exact", lambda: False)
+    plain = layer(64, 96)
+    packed = linear._packed(plain, "int8")
+    assert isinstance(packed, Int8Weights)
+    x = torch.randn(3, 64)
+    assert (packed(x) - plain(x)).abs().max() < 0.05 * plain(x).std()
+
+
+@torch.inference_mode()
+def test_a_net_is_packed_and_gets_its_plain_weights_back():
+    net = torch.nn.ModuleDict({"a": layer(8, 8), "b": torch.nn.ModuleDict({"head": Head(8, 11)})})
+    x, before = torch.randn(2, 8), dict(net.state_dict())
+    expected = net["b"]["head"](net["a"](x))
+    back = pack(net, "fp32")
+    assert isinstance(net["a"], OneDNN) and isinstance(net["b"]["head"], OneDNN)
+    torch.testing.assert_close(net["b"]["head"](net["a"](x)), expected)
+    back()
+    assert list(net.state_dict()) == list(before)
+    assert all(tensor is before[name] or torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_half_numbers_are_for_a_gpu():
+    with pytest.raises(UsageError, match="--dtype=fp16"):
+        linear.check("fp16", "cpu")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("width", "heads"), [(600, 1), (1920, 1), (2048, 2)], ids=["150", "480", "256"])
+@torch.inference_mode()
+def test_layers_at_the_published_head_widths(form, width, heads):
+    """Head widths 150, 480 and 256, all steps and a prefill, row, column and previous row."""
+    torch.manual_seed(0)
+    shape = TransformerShape(n=12, width=width, depth=3, heads=heads, attn_order=2, blocks=3, init_scale=1.0)
+    net = Transformer(shape).eval().requires_grad_(False)
+    assert int(shape.m_attn * width) // heads in (150, 480, 256)
+    x = torch.randn(2, shape.n, width)
+    expected = net(x)
+    pack(net, form)
+    state = net.new_state(2)
+    found = torch.cat([net.extend(part, state) for part in x.split([5, 1, 1, 1, 4], 1)], 1)
+    relative = (found - expected).norm() / expected.norm()
+    assert relative < {"fp32": 1e-6, "bf16": 0.01, "int8": 0.02}[form]
