@@ -201,12 +201,13 @@ def encode_long(
 
 @torch.inference_mode()
 def decode_long(
-    model: Autoencoder, latents: Tensor, *, draws: Draws | None = None, chunk_samples: int = CHUNK_SAMPLES
-) -> Tensor:
+    model: Autoencoder, latents: Tensor, *, draws: Draws | None = None, chunk_samples: int = CHUNK_SAMPLES,
+    skip_bottleneck: bool = False,
+) -> Tensor:  # fmt: skip
     """`model.decode` of latents [B, D, N] in eval mode, equal to one pass up to rounding. Raises Unbounded."""
     draws = draws or Draws()
     stages, inner = decoder_stages(model), model.pretransform
-    x = latents if model.bottleneck is None else model.bottleneck.decode(latents, draws)
+    x = latents if model.bottleneck is None or skip_bottleneck else model.bottleneck.decode(latents, draws)
     for stage in stages:
         x = stage(x, max(1, chunk_samples // model.hop))
     if isinstance(inner, InnerAutoencoder):

@@ -18,19 +18,23 @@ class Geometry:
     """Sample rate, hops and codebook size of a codec; every length of a store follows from it.
 
     `hops` are audio samples per code, level 0 first, each a divisor of the next. `bins` is the number of codebook
-    vectors of a level; 0 stands for continuous latents. Raises StoreError on values that fit no codec.
+    vectors of a level; 0 stands for continuous latents. `frame` codes of the top level belong together (the codebooks of
+    a residual quantiser, one after the other): songs and windows are whole frames. Raises StoreError on values that fit no codec.
     """
 
     sr_hz: int
     hops: tuple[int, ...]
     bins: int
+    frame: int = 1
 
     def __post_init__(self) -> None:
-        numbers = (self.sr_hz, self.bins, *self.hops)
+        numbers = (self.sr_hz, self.bins, self.frame, *self.hops)
         if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
             raise StoreError(f"sample rate, hops and bins must be whole numbers, not {numbers}")
         if not 1 <= self.sr_hz <= 10_000_000 or not 0 <= self.bins <= 2**31 or not 1 <= len(self.hops) <= 16:
             raise StoreError(f"no codec has {self.sr_hz} Hz, {len(self.hops)} levels and {self.bins} bins")
+        if not 1 <= self.frame <= 4096:
+            raise StoreError(f"no codec has frames of {self.frame} codes")
         if not all(1 <= hop <= 2**31 for hop in self.hops) or any(up % low for low, up in pairwise(self.hops)):
             raise StoreError(f"hops must be positive and each divide the next, level 0 first, not {self.hops}")
 
@@ -41,8 +45,8 @@ class Geometry:
 
     @property
     def top_hop(self) -> int:
-        """Samples per code of the top level."""
-        return self.hops[-1]
+        """Samples per code of the top level, or per frame of its codes."""
+        return self.hops[-1] * self.frame
 
     def padded_length(self, length_samples: int) -> int:
         """Length in samples, rounded up to whole top codes."""
@@ -74,7 +78,8 @@ class Geometry:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a file."""
-        return {"sample_rate": self.sr_hz, "hops": list(self.hops), "bins": self.bins}
+        frame = {"frame": self.frame} if self.frame > 1 else {}
+        return {"sample_rate": self.sr_hz, "hops": list(self.hops), "bins": self.bins, **frame}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Geometry:
@@ -82,7 +87,7 @@ class Geometry:
         hops = data.get("hops")
         if not isinstance(hops, Sequence) or isinstance(hops, str):
             raise StoreError(f"hops must be a list of whole numbers, not {hops!r}")
-        return cls(sr_hz=data.get("sample_rate", None), hops=tuple(hops), bins=data.get("bins", None))
+        return cls(data.get("sample_rate", None), tuple(hops), data.get("bins", None), data.get("frame", 1))
 
     def describe(self) -> str:
         """One line for messages."""

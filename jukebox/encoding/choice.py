@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jukebox.autoencoder.config import read_config
+from jukebox.autoencoder.reach import why_unbounded
 from jukebox.autoencoder.schema import read_json
 from jukebox.encoding.hps import EncodeHps
 from jukebox.errors import CheckpointError, HparamsError, UsageError
 from jukebox.hparams.resolve import Resolved
-from jukebox.models import model_set
+from jukebox.models import autoencoder_codec, model_set
+from jukebox.models.autoencoder_codec import AutoencoderCodec, Kind
 from jukebox.models.codec import Codec, VQVAECodec
 from jukebox.vqvae.hps import VQVAEHps
 
@@ -23,10 +26,16 @@ OURS = "jukebox_vqvae"
 
 @dataclass(frozen=True)
 class Choice:
-    """A VQ-VAE: its checkpoint (run folder or file) and the presets that shape it where the file does not say."""
+    """A model: its checkpoint (run folder or file), and what shapes it where the file does not say: presets of a VQ-VAE,
+    or the JSON config of an autoencoder."""
 
     checkpoint: str
     hps: str = ""
+
+    @property
+    def part(self) -> model_set.Part:
+        """As model sets name it."""
+        return model_set.Part(self.checkpoint, self.hps)
 
 
 def choose(hps: Resolved) -> Choice:
@@ -59,10 +68,13 @@ def _from_config(config: str, weights: str) -> Choice:
         return Choice(weights, config)
     tree = read_json(config)
     kind = tree.get("model_type")
+    if kind == "autoencoder":
+        read_config(config)  # wrong ones are named before anything is loaded
+        return Choice(weights, config)
     if kind != OURS:
         raise HparamsError(
-            f"--model-config={config}: model_type {kind!r:.60} cannot be encoded with yet; what can is {OURS!r}, or a run "
-            "of ours with --restore_vqvae=RUN."
+            f"--model-config={config}: model_type {kind!r:.60} cannot be encoded with; what can are 'autoencoder', {OURS!r}, "
+            "or a run of ours with --restore_vqvae=RUN."
         )
     presets = tree.get("hps", "")
     if not isinstance(presets, str):
@@ -93,7 +105,9 @@ def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, A
 
     Raises UsageError when --hps describes another model, CheckpointError when this one cannot encode.
     """
-    codec, model = model_set.load_vqvae(model_set.Part(choice.checkpoint, choice.hps), device)
+    if autoencoder_codec.is_autoencoder(choice.part):
+        return _load_autoencoder(choice, hps, device)
+    codec, model = model_set.load_vqvae(choice.part, device)
     theirs = model_set.vqvae_values(model)
     asked = {name: hps.values[name] for name in theirs if name in hps.values and hps.given(name)}
     differing = model_set.differing({name: theirs[name] for name in asked}, asked)
@@ -104,4 +118,30 @@ def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, A
     if hps.section(EncodeHps).model_half:
         codec = VQVAECodec(codec.vqvae, codec.geometry.sr_hz, half=True)
     about = {"checkpoint": str(Path(choice.checkpoint).resolve()), "hps": dict(model.values)}
+    return codec, about
+
+
+def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, Any]]:
+    """Latents, or with --is-discrete tokens: one stream of codes for priors, as published with --compat.
+
+    Songs are encoded whole in exact chunks; in windows where --sample-size is given, or the nets look at all at once.
+    """
+    encode = hps.section(EncodeHps)
+    model, config = autoencoder_codec.load_autoencoder(choice.checkpoint, choice.hps, device)
+    unbounded = why_unbounded(model)
+    asked = hps.given("sample_size")
+    window = (encode.sample_size if asked else config.sample_size) if asked or unbounded else 0
+    kind: Kind = "latents" if not encode.is_discrete else "tokens" if encode.compat else "stream"
+    codec = AutoencoderCodec(model, config, kind, window_samples=window, half=encode.model_half)
+    about: dict[str, Any] = {
+        "checkpoint": str(Path(choice.checkpoint).resolve()), "kind": kind,
+        "config": config.model_dump(mode="json", exclude_unset=True),
+    }  # fmt: skip
+    if unbounded:
+        about["window"] = f"{unbounded} looks at a whole window at once: what {window} samples give is the definition"
+    if kind == "stream":
+        about["order"] = (
+            f"the {codec.books} codes of a frame one after the other, codebook 0 first, then the next frame"
+        )
+        about["hps"] = dict(autoencoder_codec.shared_keys(codec, choice.checkpoint).values)
     return codec, about

@@ -103,9 +103,10 @@ def decode(arguments: argparse.Namespace) -> int:
     tools.code_range(store, i, arguments.level, arguments.start_sec, arguments.end_sec)  # before anything is loaded
 
     from jukebox.audio import io
-    from jukebox.models.model_set import Part, load_vqvae
+    from jukebox.models.autoencoder_codec import load_codec
+    from jukebox.models.model_set import Part
 
-    codec, _ = load_vqvae(Part(arguments.restore_vqvae))
+    codec, _ = load_codec(Part(arguments.restore_vqvae))
     audio = tools.decode(store, i, arguments.level, codec, arguments.start_sec, arguments.end_sec)
     io.write(arguments.out, audio, store.geometry.sr_hz)
     print(f"{arguments.out}: {len(audio) / store.geometry.sr_hz:.3f} s from level {arguments.level}")

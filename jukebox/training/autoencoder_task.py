@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_GUILTY = 10  # steps in a row with a term that is not finite
 DEMO_ITEMS = 8
+_SIGNS = 2  # a stream of random numbers, beside those of the codebooks' candidates
 
 
 class Diverged(UserError):
@@ -100,8 +101,7 @@ class AutoencoderTask(Task):
         """The step's loss: of the discriminator at odd steps, of the autoencoder at even ones."""
         reals = self._reals(batch)
         if self.flip:
-            sign = torch.where(self.draws.uniform((len(reals), 1, 1), reals) < 0.5, -1.0, 1.0)
-            reals = reals * sign
+            reals = reals * self._signs(len(reals)).to(reals)
         self.seen += 1
         warm = step >= self.recipe.warmup_steps
         self._freeze(warm and self.recipe.encoder_freeze_on_warmup)
@@ -126,6 +126,12 @@ class AutoencoderTask(Task):
         assert isinstance(batch, AudioBatch), "an autoencoder needs audio"
         audio = batch.to_mono() if self.config.audio_channels == 1 else batch.audio
         return audio.to(self.comm.device).mT.contiguous()  # (B, T, C) -> (B, C, T)
+
+    def _signs(self, B: int) -> Tensor:
+        """1 or -1 `[B, 1, 1]` for each item, the same for any number of ranks."""
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[self.seen, 0, _SIGNS, 0]))
+        signs = rng.integers(0, 2, B * self.comm.size)[self.comm.rank :: self.comm.size] * 2 - 1
+        return torch.from_numpy(signs)[:, None, None]
 
     def _heard(self, reals: Tensor) -> Tensor:
         """What the encoder gets."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from jukebox import settings
 from jukebox.audio.spectral import STFT, MelLoss, MultiSTFTLoss, SpectralTerms, a_weighting_taps
 from jukebox.autoencoder import config as C
 from jukebox.autoencoder import parts as P
@@ -25,6 +26,10 @@ from jukebox.autoencoder.pretransforms import PQMF, Patched, Wavelet
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.schema import Strict, check
 from jukebox.data.loaders import Batch
+from jukebox.encoding import choice
+from jukebox.encoding.hps import EncodeHps
+from jukebox.encoding.run import encode_all
+from jukebox.pages.sound import find_loudness
 from jukebox.parallel.comm import SoloComm
 from jukebox.training.autoencoder_build import build_players
 from jukebox.training.autoencoder_task import AutoencoderTask
@@ -480,3 +485,54 @@ def test_train_trace(golden):
         assert task.ema.steps == golden.info["ema_step"]
         for name, expected in golden.group("ema_after.").items():
             near(task.published()[0][name], expected, rtol=1e-3, atol=1e-3, what=name)
+
+
+# --------------------------------------------------------------------------------------------------------- pre-encoding
+
+
+@pytest.mark.golden("pre_encode_example")
+@pytest.mark.parametrize("kind", ["continuous", "continuous_half", "discrete"])
+def test_pre_encoded_folder(golden, kind, tmp_path, monkeypatch):
+    """The program on the example's audio gives the example's arrays and metadata, item for item."""
+    monkeypatch.chdir(golden.path)
+    expected = golden.path / f"encoded_{kind}"
+    published = json.loads((expected / "details.json").read_text())
+    switches = {"continuous": [], "continuous_half": ["--model-half"], "discrete": ["--is-discrete"]}[kind]
+    hps = settings.parse("pre_encode", [
+        f"--model-config=model_{kind}.json", f"--ckpt-path=model_{kind}.safetensors", "--dataset-config=dataset.json",
+        "--sample-size=2048", "--crop=first", "--compat", f"--output-path={tmp_path / 'store'}", *switches,
+    ])  # fmt: skip
+    codec, about = choice.load(choice.choose(hps), hps, "cpu")
+    assert encode_all(hps.section(EncodeHps), codec, about, SoloComm())
+    details = json.loads((tmp_path / "store" / "details.json").read_text())
+    assert details["model_config"] == published["model_config"] and details["sample_size"] == published["sample_size"]
+    assert set(published["args"]) <= set(details["args"])
+    found = items_in(tmp_path / "store")
+    items = items_in(expected)
+    assert found.keys() == items.keys() and len(items) > 3
+    for name, (array, info) in items.items():
+        ours, meta = found[name]
+        assert (ours.shape, ours.dtype) == (array.shape, array.dtype)
+        near(
+            torch.from_numpy(ours), torch.from_numpy(array), atol=2e-3 if array.dtype == np.float16 else 1e-5, what=name
+        )
+        assert meta["path"].endswith(info["path"])
+        assert {key: meta.get(key) for key in info} == info | {key: meta[key] for key in ("load_time", "path")}
+
+
+def items_in(folder: Path) -> dict[str, tuple[np.ndarray, dict]]:
+    found = {}
+    for path in folder.rglob("*.npy"):
+        info = json.loads(path.with_suffix(".json").read_text())
+        found[info["relpath"]] = np.load(path), info
+    return found
+
+
+@pytest.mark.golden("loudness_inputs")
+def test_loudness(golden):
+    facts = json.loads(golden.path.with_name("dataset_facts.json").read_text())
+    for row in facts["loudness"]:
+        name = row["seed_audio"].rpartition(" ")[2]
+        audio = golden.arrays[name].T.double().numpy()  # (C, T) -> (T, C)
+        # Ours weights block by block, the published one with a running filter: half a second shows its first swing.
+        assert find_loudness(audio, row["rate"]) == pytest.approx(row["LUFS"], abs=0.15)
