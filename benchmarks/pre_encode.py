@@ -183,6 +183,7 @@ def stores(folder: Path) -> None:
                 writer.add(item, few, ItemFacts(length, length))
             writer.finish()
         made = time.perf_counter() - began
+        (root / ".index-cache").unlink()
         began = time.perf_counter()
         CodeStore.open(root)
         first = time.perf_counter() - began
