@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from jukebox import files
 from jukebox.audio import io
-from jukebox.corpus import score
+from jukebox.codestore.store import CodeStore
+from jukebox.corpus import listen, score
+from jukebox.labels.song import SongMeta
 from jukebox.models import build, model_set
 from jukebox.models.codec import VQVAECodec
 from jukebox.vqvae.model import VQVAE
@@ -41,7 +43,7 @@ class Figure:
 
 def measure(root: Path, held_out: int) -> list[Figure]:
     """All figures of a finished demo; also written to `figures.json`."""
-    found = [*_reconstruction(root, held_out), *_priors(root), *_samples(root), *_rhythm(root)]
+    found = [*_reconstruction(root, held_out), *_priors(root), *_samples(root), *_rhythm(root), *_labels(root)]
     files.publish_json(root / "figures.json", [asdict(figure) | {"good": figure.good} for figure in found], indent=1)
     return found
 
@@ -160,3 +162,23 @@ def _share(sounds: Sequence[Audio], rate: int) -> float:
     scores: list[score.GridScore] = [score.onsets_on_grid(audio, rate) for audio in sounds]
     measure_all: Callable[[Sequence[score.GridScore]], score.GridScore] = score.pool
     return measure_all(scores).share
+
+
+def _labels(root: Path) -> list[Figure]:
+    """Whether songs from nothing are sung by the artist and in the genre asked for; shuffled requests beside it."""
+    store = CodeStore.open(root / "scratch" / "codes")
+    asked = [SongMeta.from_json(store.item(i).meta["song"]) for i in range(len(store))]
+    heard = []
+    for i in range(len(store)):
+        path = root / "scratch" / "level_0" / f"item_{i}.wav"
+        heard.append(listen.listen(io.read(path)[:, 0], io.probe(path).sr_hz))
+    found = []
+    for what, bound in (("artist", 60.0), ("genre", 50.0)):
+        wanted = [str(getattr(song, what)).lower() for song in asked]
+        got = [str(getattr(song, what) or "").lower() for song in heard]
+        right = 100 * float(np.mean([a == b for a, b in zip(wanted, got, strict=True)]))
+        turns = [wanted[k:] + wanted[:k] for k in range(1, len(wanted))]
+        shuffled = 100 * float(np.mean([[a == b for a, b in zip(turn, got, strict=True)] for turn in turns]))
+        name = f"songs from nothing sung in the {what} asked for (shuffled: {shuffled:.0f} %)"
+        found.append(Figure(name, right, bound, "%", most=False))
+    return found

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jukebox.errors import UserError
+from jukebox.hparams.presets import share_folder
 from jukebox.hparams.resolve import Resolved
 from jukebox.walkthrough import figures, gallery
 from jukebox.walkthrough.hps import WalkthroughHps
 
 ENTRIES = Path(__file__).resolve().parent.parent
 SONG_SEC = 6.0
-SONGS = 48
+SONGS = 240
 HELD_OUT = 6
-ARTIST, GENRE = "mira vale", "tin gallop"
 
 
 @dataclass(frozen=True)
@@ -67,45 +67,52 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
         return training(name, preset, steps, "--prior", f"--level={level}", f"--codes={store}")
 
     def sing(name: str, *flags: str) -> tuple[str, ...]:
-        length = f"--sample_length_in_seconds={SONG_SEC:g}"
-        return (models, f"--name={root / name}", length, f"--artist={ARTIST}", f"--genre={GENRE}", *flags)
+        return (models, f"--name={root / name}", f"--sample_length_in_seconds={SONG_SEC:g}", *flags)
 
+    asked = f"--requests={_shown(share_folder() / 'hparams/requests/corpus.toml')}"
     untrained = ("--hps=tiny_top", "--name=untrained", f"--local_logdir={logs}", "--steps=1", "--save_iters=1",
                  "--prior", "--level=2", f"--codes={store}")  # fmt: skip
-    lengths = ("--min_sec=7", "--max_sec=12")
+    lengths = ("--min_sec=6.5", "--max_sec=9")
     return [
         Step("Songs of known truth to learn from, and others to measure with.", "make_corpus",
              (f"--out={corpus}", f"--songs={SONGS}", f"--seed={hps.seed}", *lengths)),
         Step("", "make_corpus",
              (f"--out={root / 'held_out'}", f"--songs={HELD_OUT}", f"--seed={hps.seed + 1000}", *lengths)),
         Step("A VQ-VAE learns to write them as codes of three levels.", "train",
-             training("vqvae", "tiny_vqvae", 700, f"--audio_files_dir={corpus}"), parallel=True),
+             training("vqvae", "tiny_vqvae", 1000, f"--audio_files_dir={corpus}"), parallel=True),
         Step("All songs become codes on disk.", "pre_encode",
              (vqvae, f"--audio_files_dir={corpus}", f"--output-path={store}"), parallel=True),
         Step("A prior learns the codes of the top level, by artist and genre.", "train",
-             prior("top", "tiny_top", 2, 500), parallel=True),
+             prior("top", "tiny_top", 2, 320), parallel=True),
         Step("Two upsamplers learn the finer levels under it.", "train",
-             prior("up1", "tiny_upsampler", 1, 250), parallel=True),
-        Step("", "train", prior("up0", "tiny_upsampler", 0, 250), parallel=True),
+             prior("up1", "tiny_upsampler", 1, 200), parallel=True),
+        Step("", "train", prior("up0", "tiny_upsampler", 0, 300), parallel=True),
         Step("A prior that learnt nothing, to compare with.", "train", untrained),
-        Step("Songs from nothing.", "sample", sing("scratch", "--n_samples=4"), parallel=True),
-        Step("The first 3 s of two of them, continued another way.", "sample",
+        Step("Sixteen songs from nothing, every artist in every genre.", "sample",
+             sing("scratch", asked), parallel=True),
+        Step("Their first 3 s, continued another way.", "sample",
              sing("continued", "--mode=continue", f"--codes_file={root / 'scratch/level_0/data.pth.tar'}",
-                  "--prompt_length_in_seconds=3", "--seed=1")),
+                  "--prompt_length_in_seconds=3", "--seed=1", asked), parallel=True),
         Step("Their top codes, upsampled another way.", "sample",
              sing("upsampled", "--mode=upsample", f"--codes_file={root / 'scratch/level_2/data.pth.tar'}",
-                  "--seed=2")),
+                  "--seed=2", asked), parallel=True),
         Step("Recordings never heard before, continued.", "sample",
              sing("primed", "--mode=primed", f"--audio_file={_prompts(root)}", "--prompt_length_in_seconds=3",
-                  "--n_samples=2")),
+                  "--n_samples=4"), parallel=True),
         Step("What the untrained prior sings.", "sample",
              (f"--model={logs}/untrained", f"--name={root / 'untrained'}",
-              f"--sample_length_in_seconds={SONG_SEC:g}", "--n_samples=4")),
+              f"--sample_length_in_seconds={SONG_SEC:g}", "--n_samples=8"), parallel=True),
     ]  # fmt: skip
 
 
 def _prompts(root: Path) -> str:
-    return ",".join(str(root / "held_out" / name) for name in ("song_0.wav", "song_1.flac"))
+    names = ("song_0.wav", "song_1.flac", "song_3.ogg", "song_4.m4a")
+    return ",".join(str(root / "held_out" / name) for name in names)
+
+
+def _shown(path: Path) -> Path:
+    """Relative where that is shorter to read."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(step: Step, ranks: int, number: str, elapsed_sec: float) -> None:
