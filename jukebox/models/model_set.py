@@ -312,10 +312,15 @@ def prior_hps(part: Part, vqvae: Resolved, level: int) -> Resolved:
 
     Raises CheckpointError when the file is not a prior of this level, or stands on another VQ-VAE.
     """
+    return _described(part, vqvae, level)[0]
+
+
+def _described(part: Part, vqvae: Resolved, level: int) -> tuple[Resolved, checkpoint.Checkpoint | None]:
+    """The hyperparameters of a prior, and its file where they had to be read from there."""
     options = {k: v for k, v in part.options.items() if k.startswith("alignment_")}
     if part.hps:
         hps = settings.from_presets(part.hps).with_values(str(part.checkpoint), **_on(vqvae, level))
-        return hps.with_values("model set", **options)
+        return hps.with_values("model set", **options), None
     found = checkpoint.read(locate(part))
     hps = hps_of(found)
     if not hps.values["prior"]:
@@ -327,7 +332,7 @@ def prior_hps(part: Part, vqvae: Resolved, level: int) -> Resolved:
         raise CheckpointError(
             f"{found.path} stands on another VQ-VAE than {vqvae.values['name'] or 'the one given'}:\n{other}"
         )
-    return hps.with_values("model set", **options)
+    return hps.with_values("model set", **options), found
 
 
 def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> tuple[Prior, Resolved]:
@@ -336,8 +341,9 @@ def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> 
     vqvae: hyperparameters of the VQ-VAE it stands on. The net is built without memory and comes to life tensor by
     tensor, so that file and net are never in memory both. Raises CheckpointError when the two do not fit.
     """
-    hps = prior_hps(part, vqvae, level)
-    found = read_part(part, hps, level, hps.section(VQVAEHps).levels)
+    hps, found = _described(part, vqvae, level)
+    if found is None:
+        found = read_part(part, hps, level, hps.section(VQVAEHps).levels)
     with torch.device("meta"):
         net = build.build_prior(hps)
     note = _note(found, hps, PRIOR_SHAPING)
