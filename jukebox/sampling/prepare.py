@@ -66,7 +66,7 @@ def levels_of(
         if level >= len(sample.hop_fraction):
             raise UsageError(f"--hop_fraction has {len(sample.hop_fraction)} values; level {level} needs one too.")
         ratio = geometry.hops[level + 1] // geometry.hops[level] if shape.conditioner else None
-        hop, rounded = plan.hop_codes(sample.hop_fraction[level], shape.n_ctx, ratio)
+        hop, rounded = plan.hop_codes(sample.hop_fraction[level], shape.n_ctx, ratio or geometry.frame)
         if rounded:
             log.warning("--hop_fraction of level %d is rounded to %d of %d codes", level, hop, shape.n_ctx)
         labeller = None

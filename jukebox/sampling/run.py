@@ -16,7 +16,8 @@ from jukebox.codestore.geometry import Geometry
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import model_set
-from jukebox.models.codec import VQVAECodec
+from jukebox.models.autoencoder_codec import load_codec
+from jukebox.models.codec import Codec
 from jukebox.models.model_set import ModelSet, Part
 from jukebox.nn import linear
 from jukebox.parallel import launch
@@ -61,8 +62,8 @@ class Session:
         self.hps, self.models, self.asked, self.comm = hps, models, asked, comm
         if self.draw.dtype != "auto":
             linear.check(self.draw.dtype, comm.device)
-        self.codec: VQVAECodec
-        self.codec, self.vqvae_hps = model_set.load_vqvae(models.vqvae, comm.device)
+        self.codec: Codec
+        self.codec, self.vqvae_hps = load_codec(models.vqvae, comm.device)
         self.geometry: Geometry = self.codec.geometry
         self._check_rate_and_levels()
         blends = dict.fromkeys(blend for request in asked for blend in request.blends)

@@ -51,6 +51,13 @@ def _with_store_keys(hps: Resolved, store: CodeStore) -> Resolved:
     if not isinstance(theirs, dict):
         raise CheckpointError(f"--codes={store.root}: this store does not say which model made it; encode again.")
     where = f"store {store.root}"
+    if "hps" not in theirs:
+        raise CheckpointError(
+            f"{where} holds no codes for a prior, but {theirs.get('kind', 'arrays')}: encode with --is-discrete, without --compat."
+        )
+    frame, n_ctx = store.geometry.frame, hps.section(PriorHps).n_ctx
+    if n_ctx % frame:
+        raise UsageError(f"--n_ctx={n_ctx} is no multiple of the {frame} codes of a frame in {where}.")
     hps = _with_vqvae_keys(hps, settings.from_values(theirs["hps"], where).values, where)
     if not hps.section(VQVAEHps).restore_vqvae:
         hps = hps.with_values(where, restore_vqvae=str(theirs.get("checkpoint", "")))

@@ -11,9 +11,12 @@ from torch import nn
 from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
 from jukebox.data.hps import AudioHps, DataHps
+from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
 from jukebox.interop.published import Entry
 from jukebox.models import build, model_set
+from jukebox.models.autoencoder_codec import load_codec
+from jukebox.models.codec import VQVAECodec
 from jukebox.models.labels import build_labeller
 from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
@@ -85,7 +88,13 @@ def _frozen_vqvae(hps: Resolved, comm: Comm) -> tuple[VQVAE | None, str]:
             "%s, which made these codes, is not there: no demos. --restore_vqvae=RUN names its new place.", restore
         )
         return None, fingerprint
-    codec, _ = model_set.load_vqvae(model_set.Part(restore), comm.device)
+    codec, _ = load_codec(model_set.Part(restore), comm.device)
+    if not isinstance(codec, VQVAECodec):
+        if not stored:
+            raise UsageError(f"{restore} is an autoencoder: encode the audio first with pre_encode.py --is-discrete.")
+        CodeStore.open(Path(stored), expect_fingerprint=codec.fingerprint)
+        log.info("%s is an autoencoder: no demos while its prior trains; sample.py sings through it.", restore)
+        return None, codec.fingerprint
     if stored:
         CodeStore.open(Path(stored), expect_fingerprint=codec.fingerprint)
         codec.vqvae.encoders = nn.ModuleList()  # not needed, so not kept
