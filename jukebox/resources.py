@@ -1,5 +1,6 @@
 """What this machine lets us use: memory, disk and cores, as the container sees them rather than as the hardware has them."""
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -58,3 +59,10 @@ def _read(name: str) -> str:
         return Path(name).read_text().strip()
     except OSError:
         return ""
+
+
+def release_freed() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

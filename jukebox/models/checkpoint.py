@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from jukebox import files
+from jukebox import files, resources
 from jukebox.errors import CheckpointError
 from jukebox.interop.published import Entry
 from jukebox.models import restricted
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 LATEST = "checkpoint_latest.pth.tar"
+RELEASE_BYTES = 32 << 20
+"""How much is loaded until the memory of what was freed is given back: by itself the allocator keeps it, in pieces."""
 
 
 @dataclass(frozen=True)
@@ -277,11 +279,16 @@ def load_into(
                     f"{prefix}{entry.published} is {tensor.dtype}; weights are floating-point numbers"
                 )
     _check_ties(published, found, table, state, prefix)
+    consumed = 0
     with torch.no_grad():
         for entry in table:
             if entry.published in found and entry.ours in state:
                 name = found[entry.published]
                 _place(owners[entry.ours], published.pop(name) if consume else published[name])
+                consumed += owners[entry.ours][0].nbytes if consume else 0
+                if consumed > RELEASE_BYTES:
+                    consumed = 0
+                    resources.release_freed()
 
 
 def published_state(module: nn.Module, table: Sequence[Entry]) -> dict[str, Tensor]:
