@@ -144,7 +144,7 @@ class Clips:
 
     def compare(self, log: RunLog, tag: str, audio: Tensor, other: Tensor, step: int) -> None:
         """The spectrograms of the first clips of two `[B, T, C]`, the first above the second."""
-        if self.most:
+        if self.most and audio.shape[1] > PUBLISHED.n_fft // 2:  # below, there is nothing to see
             length = max(int(self.seconds * self.sr_hz), PUBLISHED.n_fft)
             pictures = [_spectrogram(clip[:1, :length].float()) for clip in (audio, other)]
             log.image(tag, np.concatenate(pictures), step)

@@ -1,0 +1,277 @@
+"""Autoencoders trained as people train them: by a model config and a data set config, alone, resumed, on two ranks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jukebox import settings
+from jukebox.audio import io
+from jukebox.autoencoder import config as C
+from jukebox.autoencoder.discriminators import build_discriminator
+from jukebox.autoencoder.model import Autoencoder
+from jukebox.autoencoder.schema import check
+from jukebox.data.loaders import Batch
+from jukebox.errors import HparamsError, UsageError
+from jukebox.models import checkpoint
+from jukebox.parallel.comm import SoloComm
+from jukebox.parallel.world import job
+from jukebox.training import asked, autoencoder_build
+from jukebox.training.autoencoder_task import MOST_GUILTY, AutoencoderTask, Diverged
+from jukebox.training.hps import OptimiserHps
+from jukebox.training.run import main
+from jukebox.training.tasks import Clips
+
+SR = 8000
+DISCRIMINATOR = {
+    "type": "encodec", "config": {"filters": 2, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [64]},
+    "weights": {"adversarial": 0.1, "feature_matching": 5.0},
+}  # fmt: skip
+SPECTRAL = {
+    "type": "mrstft", "config": {"fft_sizes": [64], "hop_sizes": [16], "win_lengths": [64]}, "weights": {"mrstft": 1.0},
+}  # fmt: skip
+RVQ = {"type": "rvq", "config": {"dim": 4, "num_quantizers": 2, "codebook_size": 8, "kmeans_iters": 2}}
+
+
+def tree(*, channels=1, into=None, bottleneck=RVQ, encoded=4, discriminator=True, **training):
+    levels = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4], "use_snake": True}
+    into = into or channels
+    return {
+        "model_type": "autoencoder", "sample_rate": SR, "sample_size": 1024, "audio_channels": channels,
+        "model": {
+            "encoder": {"type": "oobleck", "config": {"in_channels": into, "latent_dim": encoded, **levels}},
+            "decoder": {"type": "oobleck", "config": {"out_channels": channels, "latent_dim": 4, **levels}},
+            "bottleneck": bottleneck, "latent_dim": 4, "downsampling_ratio": 8, "io_channels": channels,
+            "in_channels": into, "out_channels": channels,
+        },
+        "training": {
+            "learning_rate": 1e-3, "use_ema": True, "demo": {"demo_every": 4}, "eval_loss_configs": {"sisdr": {}},
+            "loss_configs": {
+                **({"discriminator": DISCRIMINATOR} if discriminator else {}), "spectral": SPECTRAL,
+                "time": {"weights": {"l1": 0.1}},
+            },
+            **training,
+        },
+    }  # fmt: skip
+
+
+def task(description, precision="32"):
+    config, comm = check(C.ModelConfig, description, "test"), SoloComm()
+    torch.manual_seed(0)
+    net, part = Autoencoder(config.model).train(), config.training.losses.discriminator
+    judge = build_discriminator(part, config.model.channels_out) if part else None
+    players = autoencoder_build.build_players(net, judge, config.training, precision, comm, OptimiserHps())
+    return AutoencoderTask(
+        net=net, players=players, comm=comm, clips=Clips(1, 0.1, SR), config=config, config_text=json.dumps(description),
+        discriminator=judge, dtype={"32": torch.float32, "bf16-mixed": torch.bfloat16}[precision],
+    )  # fmt: skip
+
+
+def batch(B=2, T=1024, seed=0):
+    rng = np.random.default_rng(seed)
+    audio = torch.from_numpy((rng.standard_normal((B, T, 2)) * 0.2).astype(np.float32))
+    zeros = torch.zeros(B, dtype=torch.int64)
+    return Batch(audio, torch.full((B,), 0.5), [], zeros, zeros, zeros, [], 0, 0, 0)
+
+
+def steps(made, count, first=0):
+    made.prepare(batch())
+    found = []
+    for step in range(first, first + count):
+        out = made.loss(batch(seed=step), step)
+        stepped = made.players[out.player].step(out.loss)
+        made.accept(out, stepped)
+        found.append((out, stepped))
+    return found
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def differs(module, before):
+    return {
+        name.partition(".")[0] for name, value in module.state_dict().items() if not torch.equal(value, before[name])
+    }
+
+
+def test_turns_and_warm_up():
+    made = task(tree(warmup_steps=3))
+    found = [out for out, _ in steps(made, 5)]
+    assert [out.player for out in found] == ["main", "discriminator", "main", "discriminator", "main"]
+    assert [float(out.metrics["loss_adv"]) != 0 for out in found[::2]] == [False, False, True]
+
+
+def test_a_step_moves_only_whose_turn_it_is():
+    made = task(tree(bottleneck={"type": "tanh"}))
+    before, judge = copied(made.net), copied(made.discriminator)
+    steps(made, 1)
+    assert differs(made.net, before) == {"encoder", "decoder"} and not differs(made.discriminator, judge)
+    before = copied(made.net)
+    steps(made, 1, first=1)
+    assert not differs(made.net, before) and differs(made.discriminator, judge)
+
+
+def test_a_frozen_encoder_stands_still_after_the_warm_up():
+    made = task(tree(warmup_steps=2, encoder_freeze_on_warmup=True, bottleneck={"type": "vae"}, encoded=8))
+    steps(made, 2)
+    before = copied(made.net)
+    steps(made, 3, first=2)
+    assert differs(made.net, before) == {"decoder"}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        tree(channels=2, into=1, force_input_mono=True),
+        tree(latent_mask_ratio=0.3, bottleneck={"type": "wasserstein", "config": {"noise_augment_dim": 0}}),
+        tree(bottleneck={"type": "dac_rvq", "config": {"input_dim": 4, "n_codebooks": 2, "codebook_size": 8, "codebook_dim": 2}}),
+        tree(discriminator=False),
+        tree(optimizer_configs={
+            name: {
+                "optimizer": {"type": kind, "config": {"lr": 0.01}},
+                "scheduler": {"type": "ExponentialLR", "config": {"gamma": 0.5}},
+            }
+            for name, kind in (("autoencoder", "SGD"), ("discriminator", "FusedAdam"))
+        }),
+    ],
+    ids=["mono in, stereo out", "masked wasserstein", "dac", "no discriminator", "named optimisers"],
+)  # fmt: skip
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_every_recipe_steps(description, precision):
+    made = task(description, precision)
+    before = copied(made.net)
+    assert all(stepped.done for _, stepped in steps(made, 4))
+    assert differs(made.net, before)
+    made.net.eval()
+    figures, items = made.measure(batch())
+    assert items == 2 and "sisdr" in figures and all(torch.isfinite(value) for value in figures.values())
+
+
+def test_named_schedules_move_per_own_step():
+    scheduler = {"type": "ExponentialLR", "config": {"gamma": 0.5}}
+    both = {
+        n: {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}, "scheduler": scheduler}
+        for n in ("autoencoder", "discriminator")
+    }
+    made = task(tree(optimizer_configs=both))
+    for _ in range(3):
+        made.players["main"].steps += 1
+    assert made.players["main"].lr == 0.125 and made.players["discriminator"].lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "text"),
+    [
+        ({"type": "Adamm"}, "Adamm"), ({"type": "AdamW", "config": {"lrr": 1}}, "lrr"), ({"type": "LBFGS"}, "LBFGS"),
+    ],
+)  # fmt: skip
+def test_unknown_optimisers_are_named(optimiser, text):
+    with pytest.raises(HparamsError, match=text):
+        task(tree(discriminator=False, optimizer_configs={"autoencoder": {"optimizer": optimiser}}))
+
+
+def test_a_teacher_adds_its_terms():
+    made = task(tree(bottleneck={"type": "tanh"}))
+    made.teacher = task(tree(bottleneck={"type": "tanh"})).net.eval()
+    terms = made.loss(batch(), 0).metrics
+    assert {"latent_distill_loss", "mrstft_loss_distill", "mrstft_loss_teacher_latents_own"} <= set(terms)
+
+
+def test_the_guilty_term_is_named_and_nothing_moves(caplog):
+    made = task(tree(bottleneck={"type": "tanh"}))
+    steps(made, 2)
+    before = copied(made.net)
+    bad = batch()
+    bad.audio[0, 0] = float("nan")
+    with pytest.raises(Diverged, match="mrstft_loss"):
+        for _ in range(MOST_GUILTY):
+            out = made.loss(bad, 2)
+            made.accept(out, made.players[out.player].step(out.loss))
+    assert "l1_time_loss" in caplog.text and not differs(made.net, before)
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with two folders of music and their configs."""
+    monkeypatch.chdir(tmp_path)
+    t = np.arange(SR) / SR
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            io.write(
+                tmp_path / name / f"{n}.wav", 0.3 * np.sin(2 * np.pi * (200 + 70 * n) * t)[:, None].repeat(2, 1), SR
+            )
+    folders = [{"id": name, "path": str(tmp_path / name)} for name in ("a", "b")]
+    (tmp_path / "data.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": folders}))
+    (tmp_path / "model.json").write_text(json.dumps(tree()))
+    return tmp_path
+
+
+COMMAND = (
+    "--model-config=model.json", "--dataset-config=data.json", "--log_steps=1", "--nworkers=0", "--threads=1", "--bs=2",
+    "--quiet", "--max_len=0.1",
+)  # fmt: skip
+
+
+def train(*words):
+    job.comm = None  # each as a program of its own
+    return main(asked.check(settings.parse("train", [*COMMAND, *words])))
+
+
+def test_a_run_goes_on_exactly_where_it_was(workplace):
+    assert train("--name=whole", "--steps=5", "--eval_iters=3") == 0
+    train("--name=parts", "--steps=3")
+    train("--name=parts", "--steps=5")
+    whole, parts = (checkpoint.read(workplace / "logs" / name) for name in ("whole", "parts"))
+    assert all(torch.equal(tensor, parts.model[name]) for name, tensor in whole.model.items())
+    assert list(whole.model)[0].startswith("bottleneck.")
+    assert (workplace / "logs/whole/media/recon_00000004.wav").exists()
+    rows = [json.loads(line) for line in (workplace / "logs/whole/metrics.jsonl").read_text().splitlines()]
+    odd = next(row for row in rows if row["step"] == 2 and "discriminator_loss" in row)
+    assert "loss" not in odd and "discriminator_lr" in odd
+
+
+def test_words_that_do_not_fit(workplace):
+    with pytest.raises(UsageError, match="lr"):
+        train("--lr=0.1")
+    with pytest.raises(UsageError, match="16000"):
+        train("--sr=16000")
+    with pytest.raises(UsageError, match="both given"):
+        train("--audio_files_dir=a")
+    with pytest.raises(UsageError, match="prior"):
+        train("--prior")
+
+
+def test_pretrained_weights_are_where_it_begins(workplace):
+    train("--name=first", "--steps=1")
+    train("--name=second", "--steps=1", "--pretrained_ckpt_path=logs/first")
+    hps = autoencoder_build.complete(
+        settings.parse("train", [*COMMAND, "--name=x", "--pretrained_ckpt_path=logs/first"])
+    )
+    net = autoencoder_build.build_task(hps, SoloComm()).net
+    first = checkpoint.read(workplace / "logs/first").model
+    assert all(torch.equal(tensor, first[name]) for name, tensor in net.state_dict().items())
+
+
+def test_two_ranks_learn_what_one_does(workplace, run_mpi, jukebox_root):
+    train("--name=one", "--steps=3")
+    files = [f"--model-config={workplace / 'model.json'}", f"--dataset-config={workplace / 'data.json'}"]
+    flags = [
+        "--bs=1",
+        "--name=two",
+        "--steps=3",
+        f"--local_logdir={workplace / 'logs'}",
+        "--nworkers=0",
+        "--threads=1",
+        "--quiet",
+    ]
+    ran = run_mpi(2, [jukebox_root / "jukebox" / "train.py", *files, *flags])
+    assert ran.code == 0, ran.err
+    one, two = (checkpoint.read(workplace / "logs" / name).model for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
