@@ -188,3 +188,8 @@ def test_settings_of_a_request_win():
     assert [found[level].max_batch_size for level in (0, 1)] == [3, 16]
     with pytest.raises(HparamsError):
         settings.parse("sample", ["--temp=0"])
+
+
+def test_shipped_example(jukebox_root):
+    found = asked(("requests", jukebox_root / "docs" / "songs.toml"))
+    assert len(found) == 3 and all(request.song.lyrics for request in found) and found[1].blends
