@@ -19,8 +19,6 @@ del sys.argv[1:4]
 @guarded
 def main():
     hps = asked.check(settings.parse("train", sys.argv[1:]))
-    import torch
-
     from jukebox.training import run
     from jukebox.training.vqvae_task import VQVAETask
 
@@ -39,13 +37,10 @@ def main():
                 raise KeyboardInterrupt
             case "freeze":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            case "memory":
-                torch.empty(1 << 60)
             case "slow":
                 time.sleep(0.05)
-            case "nan" | "nan_once":
-                if FAULT == "nan" or self.seen == BATCH + 1:
-                    out.loss = out.loss * float("nan")
+            case "nan":
+                out.loss = out.loss * float("nan")
         return out
 
     VQVAETask.loss = loss
