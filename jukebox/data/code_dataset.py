@@ -12,14 +12,17 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jukebox.codestore.layout import PLAN
 from jukebox.codestore.store import CodeStore
+from jukebox.data.dataset_config import PreEncodedDirs, read_config
 from jukebox.data.split import held_out, random_numbers
-from jukebox.errors import DataError
+from jukebox.errors import DataError, StoreError
 from jukebox.files import printable
 from jukebox.labels.song import SongMeta
 
@@ -40,6 +43,37 @@ class CodeItem:
     offset_samples: int
     total_samples: int
     file: str
+
+
+def open_codes(where: str) -> CodeStore:
+    """The store that `--codes` names: its folder, one of its levels, or a data-set file of type `pre_encoded`.
+
+    Raises DataError when the file names several folders or asks for crops, which a prior makes by itself, and StoreError
+    when what it names is no store of ours, or holds no codes.
+    """
+    folder = Path(where)
+    if folder.suffix == ".json":
+        config = read_config(where)
+        if not isinstance(config, PreEncodedDirs) or len(config.datasets) != 1:
+            raise DataError(
+                f"--codes={where}: a prior trains on one data set of type pre_encoded (codes.py join adds stores)"
+            )
+        for name in ("latent_crop_length", "min_length_sec", "max_length_sec"):
+            if getattr(config, name) is not None:
+                raise DataError(
+                    f"--codes={where}: {name} has no effect on a prior; use --n_ctx, --min_duration, --max_duration"
+                )
+        if config.datasets[0].custom_metadata_module:
+            raise DataError(f"--codes={where}: labels stand in the store; give custom_metadata_module to pre_encode.py")
+        folder = Path(config.datasets[0].path)
+    if not (folder / PLAN).exists() and (folder.parent / PLAN).exists():
+        folder = folder.parent
+    store = CodeStore.open(folder)
+    if not store.geometry.bins:
+        raise StoreError(
+            f"{folder}: holds continuous latents, which no prior of ours trains on; encode with --is-discrete."
+        )
+    return store
 
 
 class CodeDataset:

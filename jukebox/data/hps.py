@@ -25,7 +25,11 @@ class DataHps:
     audio_files_dir: str = key(
         "", "folder scanned, with all below it, for wav, flac, mp3, ogg, opus, m4a, aac and aiff", example="~/music"
     )
-    codes: str = key("", "store of codes made by pre_encode.py; a prior then needs neither audio nor the VQ-VAE")
+    codes: str = key(
+        "",
+        "store of codes made by pre_encode.py, or a data-set file (.json) of type pre_encoded that names one; a prior then"
+        " needs neither audio nor the VQ-VAE",
+    )
     metadata: str = key(
         "", "artist, genre and lyrics per song: a .jsonl or .csv file; empty = metadata.jsonl beside the audio, or none"
     )

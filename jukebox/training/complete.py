@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jukebox import settings
 from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
+from jukebox.data.code_dataset import open_codes
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams.resolve import Resolved
@@ -33,7 +33,8 @@ def complete(hps: Resolved) -> Resolved:
     if hps.section(AutoencoderHps).model_config:
         return autoencoder_build.complete(hps)
     if run.prior and data.codes:
-        hps = _with_store_keys(hps, CodeStore.open(Path(data.codes)))
+        store = open_codes(data.codes)
+        hps = _with_store_keys(hps.with_values(hps.origins["codes"], codes=str(store.root)), store)
     elif run.prior:
         found = checkpoint.read(model_set.locate(model_set.Part(hps.section(VQVAEHps).restore_vqvae)))
         if found.hps is not None:
