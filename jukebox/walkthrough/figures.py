@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from jukebox import files
 from jukebox.audio import io
+from jukebox.codestore.geometry import Geometry
 from jukebox.codestore.store import CodeStore
 from jukebox.corpus import listen, score
+from jukebox.hparams.resolve import Resolved
 from jukebox.labels.song import SongMeta
 from jukebox.models import build, model_set
 from jukebox.models.codec import VQVAECodec
@@ -41,9 +43,13 @@ class Figure:
         return self.value <= self.bound if self.most else self.value >= self.bound
 
 
-def measure(root: Path, held_out: int) -> list[Figure]:
-    """All figures of a finished demo; also written to `figures.json`."""
-    found = [*_reconstruction(root, held_out), *_priors(root), *_samples(root), *_rhythm(root), *_labels(root)]
+def measure(root: Path, held_out: int, song_sec: float) -> list[Figure]:
+    """All figures of a finished demo of songs of `song_sec` s; also written to `figures.json`."""
+    codec, hps = model_set.load_vqvae(model_set.Part(str(root / "logs/vqvae")))
+    found = [
+        *_reconstruction(root, codec, hps, held_out), *_priors(root), *_samples(root, codec.geometry, song_sec),
+        *_rhythm(root), *_labels(root),
+    ]  # fmt: skip
     files.publish_json(root / "figures.json", [asdict(figure) | {"good": figure.good} for figure in found], indent=1)
     return found
 
@@ -58,9 +64,8 @@ def table(found: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def _reconstruction(root: Path, count: int) -> list[Figure]:
+def _reconstruction(root: Path, codec: VQVAECodec, hps: Resolved, count: int) -> list[Figure]:
     """Spectral convergence of songs never heard, decoded from each level, beside the same net untrained."""
-    codec, hps = model_set.load_vqvae(model_set.Part(str(root / "logs/vqvae")))
     rate = codec.geometry.sr_hz
     songs = [io.read(path, sr_hz=rate, channels=1)[:, 0] for path in io.find_audio(root / "held_out")[:count]]
     torch.manual_seed(0)
@@ -113,11 +118,11 @@ def _priors(root: Path) -> list[Figure]:
     return found
 
 
-def _samples(root: Path) -> list[Figure]:
+def _samples(root: Path, geometry: Geometry, song_sec: float) -> list[Figure]:
     """Length to the sample, neither silent nor clipped, in every mode and at every level."""
+    asked = int(song_sec * geometry.sr_hz) // geometry.top_hop * geometry.top_hop
     wrong = silent = clipped = count = 0
     for name in RUNS:
-        asked = json.loads((root / name / "run.json").read_text())["length_samples"]
         for path in sorted((root / name).glob("level_*/item_*.wav")):
             audio = io.read(path)
             levels = score.levels(audio)

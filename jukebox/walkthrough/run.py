@@ -18,7 +18,7 @@ from jukebox.walkthrough.hps import WalkthroughHps
 
 ENTRIES = Path(__file__).resolve().parent.parent
 SONG_SEC = 6.0
-SONGS = 240
+SONGS = 400
 HELD_OUT = 6
 
 
@@ -40,7 +40,7 @@ def main(settings: Resolved) -> int:
     begun = time.monotonic()
     for number, step in enumerate(steps(root, hps), 1):
         _run(step, hps.ranks, f"[{number}]", time.monotonic() - begun)
-    found = figures.measure(root, HELD_OUT)
+    found = figures.measure(root, HELD_OUT, SONG_SEC)
     page = gallery.write(root, found)
     print(figures.table(found), flush=True)
     print(f"\n{time.monotonic() - begun:.0f} s in all. Open this page in a browser:\n  {page.resolve()}", flush=True)
@@ -72,21 +72,21 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
     asked = f"--requests={_shown(share_folder() / 'hparams/requests/corpus.toml')}"
     untrained = ("--hps=tiny_top", "--name=untrained", f"--local_logdir={logs}", "--steps=1", "--save_iters=1",
                  "--prior", "--level=2", f"--codes={store}")  # fmt: skip
-    lengths = ("--min_sec=6.5", "--max_sec=9")
+    lengths = ("--min_sec=6.3", "--max_sec=7.5")
     return [
         Step("Songs of known truth to learn from, and others to measure with.", "make_corpus",
              (f"--out={corpus}", f"--songs={SONGS}", f"--seed={hps.seed}", *lengths)),
         Step("", "make_corpus",
              (f"--out={root / 'held_out'}", f"--songs={HELD_OUT}", f"--seed={hps.seed + 1000}", *lengths)),
         Step("A VQ-VAE learns to write them as codes of three levels.", "train",
-             training("vqvae", "tiny_vqvae", 1000, f"--audio_files_dir={corpus}"), parallel=True),
+             training("vqvae", "tiny_vqvae", 1300, f"--audio_files_dir={corpus}"), parallel=True),
         Step("All songs become codes on disk.", "pre_encode",
              (vqvae, f"--audio_files_dir={corpus}", f"--output-path={store}"), parallel=True),
         Step("A prior learns the codes of the top level, by artist and genre.", "train",
-             prior("top", "tiny_top", 2, 320), parallel=True),
+             prior("top", "tiny_top", 2, 600), parallel=True),
         Step("Two upsamplers learn the finer levels under it.", "train",
-             prior("up1", "tiny_upsampler", 1, 200), parallel=True),
-        Step("", "train", prior("up0", "tiny_upsampler", 0, 300), parallel=True),
+             prior("up1", "tiny_upsampler", 1, 250), parallel=True),
+        Step("", "train", prior("up0", "tiny_upsampler", 0, 350), parallel=True),
         Step("A prior that learnt nothing, to compare with.", "train", untrained),
         Step("Sixteen songs from nothing, every artist in every genre.", "sample",
              sing("scratch", asked), parallel=True),
