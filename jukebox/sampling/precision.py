@@ -59,7 +59,8 @@ class Example:
 
         def force(logits: Tensor, place: int) -> Tensor:
             seen.append(logits.clone())
-            return next(codes) + prior.shift
+            forced: Tensor = next(codes) + prior.shift
+            return forced
 
         nothing, m = self.codes[:, :0], self.codes.shape[1]
         decode_window(prior, nothing, m, force, upper=self.upper, y=self.y, dtype=dtype)
@@ -73,7 +74,7 @@ def example(prior: Prior, batch: int = _BATCH, codes: int = _CODES) -> Example:
     upper = None
     if prior.ratio:
         upper = torch.randint(prior.shape.bins, (batch, prior.n_ctx // prior.ratio), generator=numbers).to(device)
-    y = _labels(prior, batch, numbers).to(device) if prior.shape.labels else None
+    y = made_up_labels(prior, batch, numbers).to(device) if prior.shape.labels else None
     keys = noise_keys(torch.zeros(batch, dtype=torch.int64), torch.arange(batch), prior.level).to(device)
 
     def choose(logits: Tensor, place: int) -> Tensor:
@@ -84,7 +85,7 @@ def example(prior: Prior, batch: int = _BATCH, codes: int = _CODES) -> Example:
     return Example(drawn, upper, y)
 
 
-def _labels(prior: Prior, batch: int, numbers: torch.Generator) -> Tensor:
+def made_up_labels(prior: Prior, batch: int, numbers: torch.Generator) -> Tensor:
     """Labels `[batch, 4 + G + S]` of the first window of a song of two windows: artist and genre 0, any lyrics."""
     shape = prior.shape.labels
     assert shape is not None
