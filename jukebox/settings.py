@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from jukebox.autoencoder.hps import AutoencoderHps
+from jukebox.autoencoder.hps import AutoencoderHps, UnwrapHps
 from jukebox.corpus.hps import CorpusHps
 from jukebox.data.hps import AudioHps, DataHps, MakeIdsHps
 from jukebox.encoding.hps import EncodeHps
@@ -129,6 +129,12 @@ PROGRAMS = {
             "python jukebox/export.py logs/small_prior --to=safetensors --out=small_prior.safetensors",
             (ExportHps,),
             words=("source",),
+        ),
+        Program(
+            "unwrap",
+            "Writes the weights alone of a trained autoencoder, averaged where they were, for other programs.",
+            "python jukebox/unwrap.py --ckpt-path=logs/stable_audio_2_0_vae --name=vae --use-safetensors",
+            (UnwrapHps,),
         ),
         Program(
             "make_ids",

@@ -24,3 +24,11 @@ class AutoencoderHps:
     precision: Literal["32", "bf16-mixed", "16-mixed"] = key(
         "32", "arithmetic of an autoencoder's nets; weights and losses stay float32"
     )
+
+
+@section("unwrap", "Unwrapping")
+class UnwrapHps:
+    model_config: str = key("", "JSON file of the model; a run of ours carries its own", example="model.json")
+    ckpt_path: str = key("", "run of ours, or training checkpoint of stable-audio-tools", example="logs/model")
+    name: str = key("exported_model", "name of the file that is written, without its ending")
+    use_safetensors: bool = key(False, "write NAME.safetensors instead of NAME.ckpt")

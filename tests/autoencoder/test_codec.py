@@ -8,13 +8,16 @@ import torch
 
 from jukebox import settings
 from jukebox.autoencoder.config import ModelConfig
+from jukebox.autoencoder.hps import UnwrapHps
 from jukebox.codestore.store import CodeStore
 from jukebox.encoding import choice
 from jukebox.encoding.hps import EncodeHps
 from jukebox.encoding.run import encode_all
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.models.autoencoder_codec import AutoencoderCodec, load_codec
+from jukebox.models.autoencoder_files import read_weights
 from jukebox.models.model_set import Part
+from jukebox.models.unwrap import unwrap
 from jukebox.parallel.comm import SoloComm
 
 SR = 8000
@@ -134,3 +137,23 @@ def test_a_published_file_and_its_config(build, tmp_path):
     torch.save({"state_dict": {"other": torch.zeros(2)}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not a checkpoint of this model config"):
         load_codec(Part(str(tmp_path / "other.ckpt"), str(tmp_path / "vae_config.json")))
+
+
+def test_unwrapping(build, tmp_path, monkeypatch):
+    """A wrapped checkpoint gives its averaged weights, which load as they are."""
+    monkeypatch.chdir(tmp_path)
+    model, raw = build(channels=2), build(channels=2)
+    tree = {
+        "model_type": "autoencoder", "sample_rate": SR, "audio_channels": 2,
+        "model": model.config.model_dump(mode="json", exclude_unset=True),
+    }  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(tree))
+    wrapped = {f"autoencoder.{name}": torch.zeros_like(tensor) for name, tensor in raw.state_dict().items()}
+    wrapped |= {f"autoencoder_ema.ema_model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3, "discriminator.x": torch.zeros(1)}, tmp_path / "w.ckpt")
+    for switch, ending in (("--use-safetensors", "safetensors"), ("--no-use-safetensors", "ckpt")):
+        hps = settings.parse("unwrap", ["--model-config=m.json", "--ckpt-path=w.ckpt", "--name=out", switch])
+        assert unwrap(hps.section(UnwrapHps)).name == f"out.{ending}"
+        state = read_weights(f"out.{ending}")
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
