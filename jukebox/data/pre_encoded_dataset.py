@@ -55,6 +55,12 @@ class PreEncodedDataset:
     def __len__(self) -> int:
         return len(self._items)
 
+    def about(self, index: int) -> tuple[str, int]:
+        """The file that item `index` was made from, and its valid time steps."""
+        data, i, _ = self._items[index]
+        info = data.info(i)
+        return str(info.get("relpath", data.paths[i])), data.valid_frames(i)
+
     def item(self, index: int, draw: int = 0) -> PreEncodedItem:
         """Item `index`, cropped as in this draw (epoch); raises StoreError when a file is damaged."""
         data, i, custom = self._items[index]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from jukebox.data.hps import AudioHps
 from jukebox.hparams.resolve import Resolved
 from jukebox.labels.ids import Alphabet, LabelIds
 from jukebox.labels.vector import Labeller
 from jukebox.prior.hps import LabelHps
-from jukebox.prior.model import Prior, PriorShape
+
+
+class Windowed(Protocol):
+    """A prior or its shape: n_tokens, lyric characters of a window, and sample_length, its samples."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Lyric characters of a window."""
+
+    @property
+    def sample_length(self) -> int:
+        """Samples of a window."""
 
 
 def build_labeller(
-    hps: Resolved, prior: Prior | PriorShape, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii"
+    hps: Resolved, prior: Windowed, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii"
 ) -> Labeller | None:
     """None for an unlabelled prior. Raises HparamsError when the id tables or the alphabet do not fit the prior."""
     label = hps.section(LabelHps)

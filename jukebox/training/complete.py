@@ -14,8 +14,9 @@ from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import checkpoint, model_set
+from jukebox.models.latent_model import is_flow
 from jukebox.prior.hps import PriorHps
-from jukebox.training import autoencoder_build
+from jukebox.training import autoencoder_build, latent_build
 from jukebox.training.asked import presets_of
 from jukebox.training.hps import RunHps
 from jukebox.vqvae.hps import VQVAEHps
@@ -30,7 +31,9 @@ def complete(hps: Resolved) -> Resolved:
     VQ-VAE than the one named.
     """
     run, data = hps.section(RunHps), hps.section(DataHps)
-    if hps.section(AutoencoderHps).model_config:
+    if config := hps.section(AutoencoderHps).model_config:
+        if is_flow(config):
+            return latent_build.complete(hps)
         return autoencoder_build.complete(hps)
     if run.prior and data.codes:
         store = open_codes(data.codes)

@@ -18,10 +18,11 @@ from jukebox.models import build, model_set
 from jukebox.models.autoencoder_codec import load_codec
 from jukebox.models.codec import VQVAECodec
 from jukebox.models.labels import build_labeller
+from jukebox.models.latent_model import is_flow
 from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
 from jukebox.settings import COMMAND_LINE
-from jukebox.training import autoencoder_build
+from jukebox.training import autoencoder_build, latent_build
 from jukebox.training.ema import EMA, Kind, default_mu
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.training.optim import FP16FusedAdam, FusedAdam, LossScaler, apex_adam
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 def build_task(hps: Resolved, comm: Comm, bandwidth: Bandwidth) -> Task:
     """A fresh net with its player, on its device. Raises HparamsError, CheckpointError, StoreError."""
     torch.manual_seed(hps.section(RunHps).seed)
-    if hps.section(AutoencoderHps).model_config:
+    if config := hps.section(AutoencoderHps).model_config:
+        if is_flow(config):
+            return latent_build.build_task(hps, comm)
         return autoencoder_build.build_task(hps, comm)
     return _prior_task(hps, comm) if hps.section(RunHps).prior else _vqvae_task(hps, comm, bandwidth)
 

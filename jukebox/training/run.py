@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 
 from jukebox import files, runlog
+from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import UsageError, UserError, WriteFailed
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import checkpoint
+from jukebox.models.latent_model import is_flow
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.hps import PriorHps
-from jukebox.training import dry_run
+from jukebox.training import dry_run, latent_build
 from jukebox.training.autoencoder_task import Diverged
 from jukebox.training.complete import complete
 from jukebox.training.fit import Course, Reached, evaluate, fit
@@ -75,7 +77,9 @@ def _run(hps: Resolved, comm: Comm, folder: Path) -> int:
         )
     if not run.dry_run:
         launch.set_run_folder(folder)
-    source = open_source(hps, comm, folder)
+    config = hps.section(AutoencoderHps).model_config
+    flow = bool(config) and is_flow(config)
+    source = latent_build.open_source(hps, comm) if flow else open_source(hps, comm, folder)
     task = build_task(hps, comm, source.bandwidth)
     reached = Reached()
     if before:
