@@ -60,13 +60,13 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def random_prior(preset: str) -> Prior:
+def random_prior(presets: str, device: str = "cpu") -> Prior:
     """A prior of true size whose weights have the spread of a trained one; some blocks of numbers repeat."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        prior = build.build_prior(settings.from_presets(MODELS[preset]))
-    prior = prior.to_empty(device="cpu").eval().requires_grad_(False)
-    numbers = torch.randn(1 << 22)
+        prior = build.build_prior(settings.from_presets(presets))
+    prior = prior.to_empty(device=device).eval().requires_grad_(False)
+    numbers = torch.randn(1 << 22, device=device)
     for name, tensor in prior.named_parameters():
         shift = int(torch.randint(1 << 20, ()))
         count = tensor.numel()
@@ -76,12 +76,12 @@ def random_prior(preset: str) -> Prior:
     return prior
 
 
-def packed(prior: Prior, form: str) -> Prior:
+def packed(prior: Prior, form: str, rows: int) -> Prior:
     """A second net on the same embeddings, its products packed; "plain" is the net itself."""
     if form == "plain":
         return prior
     other = copy.deepcopy(prior, {id(p): p for p in prior.parameters()})
-    linear.pack(other, form)  # type: ignore[arg-type]
+    linear.pack(other, form, rows)  # type: ignore[arg-type]
     return other
 
 
@@ -140,17 +140,15 @@ def check(plain: Prior, fp32: Prior) -> dict[str, Any]:
     same = torch.equal(expected.argmax(-1), found.argmax(-1))
     if error > TOLERANCE or not same:
         raise SystemExit(f"the packed net differs from the plain one: {error:.1e} of the span, same choices: {same}")
-    return {"row": "check", "codes": count, "logits_error": error, "greedy_codes_equal": same}
+    return {"codes": count, "logits_error": error, "greedy_codes_equal": same}
 
 
 def weight_bytes(prior: Prior) -> int:
     """Bytes of weights that a step reads: transformer and head."""
-    bits = {torch.int8: 1, torch.bfloat16: 2, torch.float32: 4}
     total = 0
     for module in [*prior.net.transformer.modules(), prior.net.out]:
         if isinstance(module, linear.Packed):
-            size = bits[module.weight.dtype] if not isinstance(module, linear.OneDNN) else bits[module.dtype]
-            total += module.n_in * module.n_out * size
+            total += module.n_in * module.n_out * module.itemsize
         elif isinstance(module, linear.Linear | linear.Head):
             total += module.weight.nbytes
     return total
@@ -158,28 +156,25 @@ def weight_bytes(prior: Prior) -> int:
 
 def rows(model: str, asked: argparse.Namespace, speed: float) -> Iterator[dict[str, Any]]:
     """All rows of one model."""
-    plain = random_prior(model)
-    start = time.perf_counter()
-    nets = {form: packed(plain, form) for form in asked.dtype}
-    packing_sec = time.perf_counter() - start
-    if "fp32" in nets and asked.check:
-        yield {"model": model, **check(plain, nets["fp32"])}
-    del plain
-    common = {"model": model, "bandwidth_gb": round(speed / 1e9, 1), "packing_sec": round(packing_sec, 1)}
-    for n in asked.n or BATCHES.get(model, (1,)):
+    plain = random_prior(MODELS[model])
+    about: dict[str, Any] = {"model": model, "threads": asked.threads, "bandwidth_gb": round(speed / 1e9, 1)}
+    for index, n in enumerate(asked.n or BATCHES.get(model, (1,))):
+        start = time.perf_counter()
+        nets = {form: packed(plain, form, n) for form in asked.dtype}
+        about["packing_sec"] = round(time.perf_counter() - start, 1)
+        if index == 0 and asked.check and "fp32" in nets:
+            yield {"row": "check", **about, **check(plain, nets["fp32"])}
         for position in asked.position:
-            if position and n > 4:
-                continue
-            if "step" in asked.kind:
-                yield from step_rows(nets, n, position, asked, speed, common)
-    if "prefill" in asked.kind:
-        for form, net in nets.items():
-            if form in ("fp32", "bf16", "plain") or len(nets) == 1:
-                yield {"row": "prefill", "dtype": form, **common, **prefill_row(net)}
+            if "step" in asked.kind and not (position and n > 4):
+                yield from ({"row": "step", **about, **row} for row in step_rows(nets, n, position, asked, speed))
+        if index == 0 and "prefill" in asked.kind:
+            for form, net in nets.items():
+                if form != "int8" or len(nets) == 1:
+                    yield {"row": "prefill", **about, "dtype": form, **prefill_row(net)}
 
 
 def step_rows(
-    nets: dict[str, Prior], n: int, position: int, asked: argparse.Namespace, speed: float, common: dict[str, Any]
+    nets: dict[str, Prior], n: int, position: int, asked: argparse.Namespace, speed: float
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Forms in turn: repeats x steps codes of each."""
     songs = {form: Song.begin(net, n, position) for form, net in nets.items()}
@@ -198,7 +193,7 @@ def step_rows(
         floor = weight_bytes(song.prior) / speed
         memory = weight_bytes(song.prior) + song.state.nbytes()
         yield {
-            "row": "step", "dtype": form, **common, "n": n, "after": position, "codes_per_sec": round(n / step, 1),
+            "dtype": form, "n": n, "after": position, "codes_per_sec": round(n / step, 1),
             "ms": round(step * 1e3, 2), "ms_min": round(min(times[form]) * 1e3, 2),
             "ms_max": round(max(times[form]) * 1e3, 2), "percent_of_limit": round(100 * floor / step, 1),
             "weights_and_cache_gb": round(memory / 1e9, 2), "peak_gb_of_process": peak_gb(),

@@ -109,14 +109,16 @@ def measure(prior: Prior, form: Form, piece: Example, reference: Tensor) -> tupl
     return judge(form, reference, piece.logits(prior, linear.result_dtype(prior)), targets), back
 
 
-def pack(prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None) -> torch.dtype:
-    """Pack a prior for sampling; the dtype of its caches.
+def pack(
+    prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None, songs: int = 16
+) -> torch.dtype:  # fmt: skip
+    """Pack a prior for sampling, so many songs at once; the dtype of its caches.
 
     auto takes the form of fewest bytes that passes the gate, and float32 where none does. The verdicts go to `record`, a
     JSON file, and a run that goes on takes what it says: all its windows are sampled alike.
     """
     form = _recorded(record, prior) or _fastest(prior, record) if asked == "auto" else asked
-    linear.pack(prior, form)
+    linear.pack(prior, form, songs)
     return linear.result_dtype(prior)
 
 

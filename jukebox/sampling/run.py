@@ -24,7 +24,7 @@ from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.model import Prior
-from jukebox.sampling import alignment, modes, plan, precision, prepare
+from jukebox.sampling import alignment, latents, modes, plan, precision, prepare
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import LevelSinger, Song
 from jukebox.sampling.plan import Window
@@ -43,6 +43,8 @@ def main(hps: Resolved) -> int:
     if not sample.name:
         raise UsageError("--name is missing: the folder of the result, for example --name=sample_1.")
     asked = requests_of(hps.section(SongHps), hps.section(DrawHps).seed, None)
+    if latents.is_flow_run(sample.model):
+        return latents.main(hps, asked)
     models = model_set.find(sample.model, sample.restore_vqvae)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
@@ -206,7 +208,7 @@ class Session:
         missing = sum(max(0, known.plan.total(song.length_samples) - song.have(level)) for song in mine)
         to_align = self._to_align(mine) if level == self.top else []
         if missing or to_align:
-            prior = self._load(known, part)
+            prior = self._load(known, part, len(songs))
             if missing:
                 self._sing(prior, known, mine, missing)
             if to_align:
@@ -215,11 +217,11 @@ class Session:
         for song in songs:
             song.codes = self.folder.load(song.request.item) or song.codes
 
-    def _load(self, known: Level, part: Part) -> Prior:
+    def _load(self, known: Level, part: Part, songs: int) -> Prior:
         """The prior of a level, packed in the form that --dtype asks for."""
         prior, _ = model_set.load_prior(part, self.vqvae_hps, known.plan.level, self.comm.device)
         known.add_blends(prior)
-        self.dtype = precision.pack(prior, self.draw.dtype, self.folder.root / "precision.json")
+        self.dtype = precision.pack(prior, self.draw.dtype, self.folder.root / "precision.json", songs)
         return prior
 
     def _sing(self, prior: Prior, known: Level, songs: Sequence[Song], missing: int) -> None:
@@ -298,7 +300,7 @@ class Session:
             raise UsageError(f"--model={self.models.name}: {reason}. Give --alignment_layer and --alignment_head.")
         mine = [song for song in self._mine(songs) if known.labeller.alphabet.clean(song.request.song.lyrics)[0]]
         if mine:
-            prior = self._load(known, part)
+            prior = self._load(known, part, len(songs))
             self._align(prior, known, mine)
         self.comm.barrier()
         if self.comm.is_first:
