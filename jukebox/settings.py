@@ -25,7 +25,7 @@ from jukebox.models.hps import ExportHps
 from jukebox.parallel.hps import LaunchHps
 from jukebox.parallel.launch import world
 from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHps
-from jukebox.sampling.hps import AlignHps, DrawHps, SampleHps, SongHps
+from jukebox.sampling.hps import AlignHps, DrawHps, FlowHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
 from jukebox.walkthrough.hps import WalkthroughHps
@@ -92,7 +92,7 @@ PROGRAMS = {
             "Samples songs: from nothing, going on from codes or audio, or upsampling codes.",
             "python jukebox/sample.py --model=1b_lyrics --name=sample_1b --levels=3 --sample_length_in_seconds=20"
             " --total_sample_length_in_seconds=180 --sr=44100 --n_samples=16 --hop_fraction=0.5,0.5,0.125",
-            (SampleHps, SongHps, DrawHps, LaunchHps),
+            (SampleHps, SongHps, DrawHps, FlowHps, LaunchHps),
             published=True,
         ),
         Program(

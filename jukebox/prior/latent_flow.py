@@ -153,10 +153,11 @@ def _waves(t: Tensor) -> Tensor:
 @torch.no_grad()
 def sample(
     net: LatentFlow, noise: Tensor, y: Tensor | None, *, steps: int = 50, solver: Solver = "heun", guidance: float = 1.0,
-    on_step: Callable[[], None] | None = None,
+    given: Tensor | None = None, on_step: Callable[[], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents `[B, D, n]`, in their own scale, from noise `[B, D, n]`.
 
+    given `[B, D, m]`: latents that the window begins with; at every moment they are where their own line leads.
     guidance above 1 leads away from what an item without labels would be (arXiv:2207.12598 eq. 6). Heun's solver costs
     two evaluations a step, and one at the last.
     """
@@ -168,7 +169,12 @@ def sample(
         else None
     )
 
+    known = None if given is None or not given.shape[2] else given / net.scale
+
     def velocity(x: Tensor, t: float) -> Tensor:
+        if known is not None:
+            m = known.shape[2]
+            x = torch.cat([(1 - t) * known + t * noise[..., :m], x[..., m:]], dim=2)
         time = torch.full((B,), t, device=x.device)
         found: Tensor = net(x, time, told)
         if free is None:
@@ -176,7 +182,8 @@ def sample(
         without: Tensor = net(x, time, free)
         return without + guidance * (found - without)
 
-    return integrate(velocity, noise, steps, solver, on_step) * net.scale
+    found = integrate(velocity, noise, steps, solver, on_step) * net.scale
+    return found if given is None else torch.cat([given, found[..., given.shape[2] :]], dim=2)
 
 
 def integrate(

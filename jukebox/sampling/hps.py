@@ -106,6 +106,15 @@ class DrawHps:
     )
 
 
+@section("flow", "Priors over latents")
+class FlowHps:
+    flow_steps: int = key(50, "steps from noise to latents", unit="steps", ge=1)
+    flow_solver: Literal["euler", "heun"] = key("heun", "heun costs two evaluations a step and needs fewer steps")
+    flow_guidance: float = key(
+        2.0, "how far labels lead away from what would be sung without them; 1 = as they say", ge=0
+    )
+
+
 @section("align", "Alignment of a finished run")
 class AlignHps:
     logdir: str = key("", "folder of the run, of ours or of the first implementation", example="sample_1b")
