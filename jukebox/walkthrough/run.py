@@ -67,7 +67,7 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
         return training(name, preset, steps, "--prior", f"--level={level}", f"--codes={store}")
 
     def sing(name: str, *flags: str) -> tuple[str, ...]:
-        return (models, f"--name={root / name}", f"--sample_length_in_seconds={SONG_SEC:g}", *flags)
+        return (models, f"--name={root / name}", f"--sample_length_in_seconds={SONG_SEC:g}", "--temp=0.6,0.9,1", *flags)
 
     asked = f"--requests={_shown(share_folder() / 'hparams/requests/corpus.toml')}"
     untrained = ("--hps=tiny_top", "--name=untrained", f"--local_logdir={logs}", "--steps=1", "--save_iters=1",
@@ -79,14 +79,14 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
         Step("", "make_corpus",
              (f"--out={root / 'held_out'}", f"--songs={HELD_OUT}", f"--seed={hps.seed + 1000}", *lengths)),
         Step("A VQ-VAE learns to write them as codes of three levels.", "train",
-             training("vqvae", "tiny_vqvae", 1300, f"--audio_files_dir={corpus}"), parallel=True),
+             training("vqvae", "tiny_vqvae", 1250, f"--audio_files_dir={corpus}"), parallel=True),
         Step("All songs become codes on disk.", "pre_encode",
              (vqvae, f"--audio_files_dir={corpus}", f"--output-path={store}"), parallel=True),
         Step("A prior learns the codes of the top level, by artist and genre.", "train",
              prior("top", "tiny_top", 2, 600), parallel=True),
         Step("Two upsamplers learn the finer levels under it.", "train",
              prior("up1", "tiny_upsampler", 1, 250), parallel=True),
-        Step("", "train", prior("up0", "tiny_upsampler", 0, 350), parallel=True),
+        Step("", "train", prior("up0", "tiny_upsampler", 0, 650), parallel=True),
         Step("A prior that learnt nothing, to compare with.", "train", untrained),
         Step("Sixteen songs from nothing, every artist in every genre.", "sample",
              sing("scratch", asked), parallel=True),
