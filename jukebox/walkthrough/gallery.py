@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jukebox.audio import io
+from jukebox.codestore.store import CodeStore
+from jukebox.labels.song import SongMeta
 from jukebox.pages.page import Group, Item, Page, Take
 from jukebox.pages.render import take, write_page
 from jukebox.walkthrough.figures import Figure
@@ -29,11 +31,12 @@ def write(root: Path, found: Sequence[Figure]) -> Path:
 
 def _run(root: Path, name: str, title: str, note: str) -> Group:
     items = []
-    first = sorted((root / name / "level_0").glob("item_*.wav"))
-    for path in first:
-        number = int(path.stem.removeprefix("item_"))
-        takes = [_take(root, level, root / name / f"level_{level}" / path.name) for level in (2, 1, 0)]
-        items.append(Item(id=number, title=f"{title} {number + 1}", takes=tuple(takes)))
+    store = CodeStore.open(root / name / "codes")
+    for number in range(len(store)):
+        song = SongMeta.from_json(store.item(number).meta["song"])
+        takes = [_take(root, level, root / name / f"level_{level}" / f"item_{number}.wav") for level in (2, 1, 0)]
+        about = {"artist": song.artist, "genre": song.genre} if song.artist != "unknown" else {}
+        items.append(Item(id=number, title=f"{title} {number + 1}", takes=tuple(takes), **about))
     return Group(title, tuple(items), note)
 
 
