@@ -35,8 +35,8 @@ def _run(root: Path, name: str, title: str, note: str) -> Group:
     for number in range(len(store)):
         song = SongMeta.from_json(store.item(number).meta["song"])
         takes = [_take(root, level, root / name / f"level_{level}" / f"item_{number}.wav") for level in (2, 1, 0)]
-        about = {"artist": song.artist, "genre": song.genre} if song.artist != "unknown" else {}
-        items.append(Item(id=number, title=f"{title} {number + 1}", takes=tuple(takes), **about))
+        artist, genre = (song.artist, song.genre) if song.artist != "unknown" else ("", "")
+        items.append(Item(id=number, title=f"{title} {number + 1}", artist=artist, genre=genre, takes=tuple(takes)))
     return Group(title, tuple(items), note)
 
 
