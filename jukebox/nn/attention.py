@@ -121,14 +121,15 @@ class Attention(nn.Module):
         weights: list[Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """softmax(q k / sqrt(D)) v per head, the softmax in float32. q `[b, Q, S]`, kv `[b, L, 2S]` -> `[b, Q, S]`."""
-        split = (self.heads, self.state // self.heads)
-        q = q.to(kv.dtype).unflatten(2, split).transpose(1, 2)  # (b, Q, S) -> (b, H, Q, D)
-        k, v = kv.unflatten(2, (2, *split)).permute(2, 0, 3, 1, 4)  # (b, L, 2S) -> (2, b, H, L, D)
+        (b, Q, _), L, H, D = q.shape, kv.shape[1], self.heads, self.state // self.heads
+        q = q.to(kv.dtype).view(b, Q, H, D).transpose(1, 2)  # (b, Q, S) -> (b, H, Q, D)
+        both = kv.view(b, L, 2 * H, D).transpose(1, 2)
+        k, v = both[:, :H], both[:, H:]  # (b, H, L, D)
         dropout = self.dropout if self.training else 0.0
         if weights is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         else:
-            logits = (q * split[1] ** -0.5) @ k.transpose(-1, -2)
+            logits = (q * D**-0.5) @ k.transpose(-1, -2)
             if causal:
                 mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
             if mask is not None:

@@ -107,7 +107,7 @@ class OneDNN(Packed):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), rows)
         self.inside = self.bias if dtype == torch.float32 else None  # else it is added in float32
 
-    def product(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _linear(x.to(self.dtype), self.weight, self.inside, "none", [], "")
         if self.dtype == torch.float32:
             return y

@@ -56,7 +56,7 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm in float32 whatever the dtype of x; eps 1e-5. `[..., W]` -> `[..., W]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return torch.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -75,7 +75,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., W]` -> `[..., W]`."""
-        return self.dropout(self.out(quick_gelu(self.fc(x))))  # type: ignore[no-any-return]
+        y: Tensor = self.out(quick_gelu(self.fc(x)))
+        return self.dropout(y) if self.training else y
 
 
 class Block(nn.Module):
