@@ -9,8 +9,9 @@ import torch
 from jukebox import settings
 from jukebox.audio import io
 from jukebox.errors import DataError, HparamsError
+from jukebox.hparams import presets
 from jukebox.models import checkpoint
-from jukebox.models.latent_model import load_flow, noise_for
+from jukebox.models.latent_model import load_flow, noise_for, read_flow_config
 from jukebox.parallel.world import job
 from jukebox.prior.conditioners import LabelShape
 from jukebox.prior.latent_flow import FlowShape, LatentFlow, draw_times, integrate, pad_window, sample
@@ -188,3 +189,8 @@ def test_what_does_not_fit_is_said(workplace):
     )
     with pytest.raises(DataError, match="pre_encoded"):
         train("--name=x", "--steps=1")
+
+
+def test_the_shipped_config_is_understood():
+    shipped = list(presets.share_folder().glob("hparams/flows/*.json"))
+    assert shipped and all(read_flow_config(str(path)).training.pre_encoded for path in shipped)
