@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python jukebox/demo.py --out=$(DEMO)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow --durations=20
