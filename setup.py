@@ -91,7 +91,9 @@ setup(
             "ruff",
             "mypy",
             "types-PyYAML",
-            "fsspec",
+            "hydra-core>=1.3",
+            "s3fs",
+            "moto[server]>=5",
         ],
     },
 )
