@@ -274,7 +274,6 @@ def _attributes_read(path: Path) -> tuple[set[str], set[str]]:
     return names, read
 
 
-@pytest.mark.slow  # until every room that reads keys is built; then it belongs into the quick suite
 def test_every_key_is_read() -> None:
     """A key counts as read where a module that names its section reads an attribute of the key's name."""
     modules = [_attributes_read(path) for path in (ROOT / "jukebox").rglob("*.py")]

@@ -243,13 +243,17 @@ def settings_of(
     Raises UsageError when there is neither one value nor one per level, or both top_k and top_p.
     """
     own = request.draw if request else {}
+    flags: dict[str, Sequence[Any]] = {
+        "temp": draw.temp, "top_k": draw.top_k, "top_p": draw.top_p, "min_p": draw.min_p,
+        "chunk_size": draw.chunk_size, "max_batch_size": draw.max_batch_size,
+    }  # fmt: skip
     found = {}
     for level in range(levels):
         part = models.priors[level] if level < len(models.priors) else None
         options = part.options if part else {}
 
         def pick(name: str, default: T, level: int = level, options: Mapping[str, Any] = options) -> T:
-            given: Sequence[Any] = own.get(name) or getattr(draw, name)
+            given: Sequence[Any] = own.get(name) or flags[name]
             if len(given) not in (0, 1, levels):
                 raise UsageError(f"--{name} has {len(given)} values: give one, or one for each of {levels} levels.")
             value = given[level if len(given) == levels else 0] if given else options.get(name, default)
