@@ -19,7 +19,7 @@ from jukebox.prior.hps import PriorHps
 from jukebox.training import autoencoder_build, latent_build
 from jukebox.training.asked import presets_of
 from jukebox.training.hps import RunHps
-from jukebox.vqvae.hps import VQVAEHps
+from jukebox.vqvae.hps import SpectralHps, VQVAEHps
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ def _with_vqvae_keys(hps: Resolved, theirs: Mapping[str, Any], where: str) -> Re
     return hps.with_values(where, **{name: theirs[name] for name in names})
 
 
+PUBLISHED_N_FFT = 2048  # of the spectral loss at a single resolution (vqvae/losses.py)
+
+
 def _with_sample_length(hps: Resolved) -> Resolved:
     """Samples of one chunk: for a prior exactly a window, for a VQ-VAE whole codes of the top level."""
     audio, vqvae = hps.section(AudioHps), hps.section(VQVAEHps)
@@ -97,5 +100,11 @@ def _with_sample_length(hps: Resolved) -> Resolved:
         if not length:
             raise UsageError(
                 f"--sample_length={asked} is less than one code of the top level ({vqvae.top_hop} samples)."
+            )
+        longest = max(PUBLISHED_N_FFT, *hps.section(SpectralHps).multispec_loss_n_fft)
+        if length <= longest // 2:  # the spectra are reflected at their ends by half a window
+            raise UsageError(
+                f"--sample_length={length} is too short for the spectral losses, whose longest FFT takes {longest} samples:"
+                f" give more than {longest // 2}."
             )
     return hps.with_values("computed", sample_length=length)

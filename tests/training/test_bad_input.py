@@ -45,6 +45,7 @@ def test_keys_and_lengths(refused, tmp_path):
     refused(HparamsError, "Did you mean --width", "--widht=8")
     refused(HparamsError, "tiny_vqvea", "--hps=tiny_vqvea")
     refused(UsageError, "less than one code of the top level", "--sample_length=16")
+    refused(UsageError, "too short for the spectral losses", "--sample_length=1024")
     refused(UsageError, "--codes is for priors", "--codes=somewhere")
     refused(UsageError, "--audio_files_dir is missing", audio="")
     refused(UsageError, "not a plain path below", "--local_logdir=/tmp", "--name=../outside")
