@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from jukebox.parallel.world import job
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes in
 
@@ -19,6 +21,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job;
 
 ROOT = Path(__file__).parent.parent
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(autouse=True)
+def one_program_per_test() -> Iterator[None]:
+    """A test that runs a program here, in this process, leaves no connection to the next one."""
+    job.comm = None
+    yield
+    job.comm = None
 
 
 @dataclass(frozen=True)
