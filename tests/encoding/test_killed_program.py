@@ -65,10 +65,11 @@ class Finished:
         return len(self.seen)
 
 
-# point, passage, processes: ranks count their own passages
+# point, passage, processes: ranks count their own passages. After a rank is killed the other works on until the launcher
+# ends it, and may finish all of its shards: only the first point of a list may name a rank.
 NAMED = [
     ("publish.before_write:1", 1), ("publish.before_fsync:4:rank=1", 2), ("store.after_npy:2", 1),
-    ("publish.before_replace:6", 1), ("store.after_json:3:rank=0", 2), ("encode.after_song:1", 0),
+    ("publish.before_replace:6", 1), ("store.after_json:3", 2), ("encode.after_song:1", 0),
     ("publish.after_replace:5", 3), ("store.before_details:2", 1),
 ]  # fmt: skip
 QUICK = [NAMED[i] for i in (1, 2, 4, 5, 7)]
@@ -88,7 +89,6 @@ def survive(root: Path, faults: list[tuple[str, int]], pre_encode: Run, flags: l
     return counts
 
 
-@pytest.mark.slow  # the third item of rank 0 may fall to another rank when a restart is quick
 def test_p3_killed_at_named_points_it_encodes_nothing_twice_and_ends_equal(root, whole, tree, pre_encode, flags):
     counts = survive(root, QUICK, pre_encode, flags)
     assert counts == sorted(counts) and counts[-1] == 7
