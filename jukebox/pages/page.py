@@ -66,6 +66,7 @@ class Item:
     downloads: Mapping[str, str] = field(default_factory=dict)  # of the song as a whole: {"codes": href}
     parent: int | None = None  # id of the item this one continues or upsamples, on the same page
     command: str = ""  # what makes this item again; "" means the page's command
+    partial: str = ""  # "12 of 33 windows" while it is still being sung; "" when it is whole
     note: str = ""
 
 

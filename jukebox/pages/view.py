@@ -84,6 +84,7 @@ class PageView:
             "song_title": title_of(item),
             "byline": " · ".join(filter(None, [item.artist, item.genre])),
             "length": _clock(item.takes[0].length_sec) if item.takes else "",
+            "partial": item.partial,
             "song_note": item.note,
             "silent": not item.takes,
             "takes": [self.take(item, take) for take in item.takes],
