@@ -51,6 +51,21 @@ def hull(a: Span, b: Span) -> Span:
     return Span(min(a.first, b.first), max(a.last, b.last))
 
 
+class Stack(nn.Module):
+    """A net that is its `layers`, one after the other: (B, C, T) -> (B, C', T')."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+    def span(self, span: Span) -> Span:
+        return needed(self.layers, span)
+
+
 class WeightNorm(nn.Module):
     """A weight as direction and length, `w = g * v / |v|`, the norm over all axes but the first (arXiv:1602.07868).
 
@@ -209,13 +224,17 @@ class AntiAliased(nn.Module):
         return Span(padded.first - 5, padded.last - 5)
 
 
-class _DoubleRate(nn.Module):
+class _HalfBand(nn.Module):
+    """The filter of both directions, for each channel by itself."""
+
     filter: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", _half_band_filter())
 
+
+class _DoubleRate(_HalfBand):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         padded = F.pad(x, (5, 5), mode="replicate")
@@ -233,13 +252,7 @@ class _HalveRate(nn.Module):
         return y
 
 
-class _LowPass(nn.Module):
-    filter: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filter", _half_band_filter())
-
+class _LowPass(_HalfBand):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         padded = F.pad(x, (5, 6), mode="replicate")

@@ -38,6 +38,31 @@ from jukebox.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """The published way through long audio: chunks of `frames` that overlap by `overlap` frames, of which half is cut from
+    each inner side. What they give is near, not equal, to one pass; reach.py has the exact way."""
+
+    frames: int = 128
+    overlap: int = 32
+
+    def run(self, net: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, *, unit_in: int, unit_out: int) -> Tensor:
+        """`net` over the chunks of x [B, C, T], pasted into `out`; elements of a frame: unit_in of x, unit_out of out."""
+        size, hop, length = self.frames * unit_in, (self.frames - self.overlap) * unit_in, x.shape[-1]
+        starts = list(range(0, length - size + 1, hop))
+        if starts[-1] + size != length:
+            starts.append(length - size)
+        cut = self.overlap // 2 * unit_out
+        for index, start in enumerate(starts):
+            piece = net(x[..., start : start + size])
+            last = index == len(starts) - 1
+            place = out.shape[-1] - piece.shape[-1] if last else index * (self.frames - self.overlap) * unit_out
+            left, right = (0 if index == 0 else cut), (0 if last else cut)
+            kept = piece[..., left : piece.shape[-1] - right]
+            out[..., place + left : place + left + kept.shape[-1]] = kept
+        return out
+
+
 class Autoencoder(nn.Module):
     """pretransform -> encoder -> bottleneck -> decoder -> pretransform; the parts may be absent but the two nets.
 
@@ -126,67 +151,34 @@ class Autoencoder(nn.Module):
         return self.decode(self.discrete.decode_tokens(tokens, draws), draws=draws, skip_bottleneck=True)
 
     def encode_audio(
-        self,
-        audio: Tensor,
-        *,
-        chunked: bool = False,
-        chunk_frames: int = 128,
-        overlap_frames: int = 32,
-        iterate_batch: bool = False,
-        draws: Draws | None = None,
+        self, audio: Tensor, chunks: Chunks | None = None, *, iterate_batch: bool = False, draws: Draws | None = None
     ) -> Tensor:
-        """Latents of audio of any length; `chunked` bounds the memory and is near, not equal, to one pass."""
+        """Latents [B, D, N] of audio of any length; `chunks` bound the memory and are near, not equal, to one pass."""
 
         def encode(x: Tensor) -> Tensor:
             return self.encode(x, draws=draws, iterate_batch=iterate_batch)[0]
 
-        if not chunked or audio.shape[-1] < chunk_frames * self.hop:
+        if chunks is None or audio.shape[-1] < chunks.frames * self.hop:
             return encode(audio)
         out = audio.new_zeros(audio.shape[0], self.latent_dim, audio.shape[-1] // self.hop)
-        return _overlapping(encode, audio, out, chunk_frames, overlap_frames, unit_in=self.hop, unit_out=1)
+        return chunks.run(encode, audio, out, unit_in=self.hop, unit_out=1)
 
     def decode_audio(
-        self,
-        latents: Tensor,
-        *,
-        chunked: bool = False,
-        chunk_frames: int = 128,
-        overlap_frames: int = 32,
-        iterate_batch: bool = False,
-        draws: Draws | None = None,
+        self, latents: Tensor, chunks: Chunks | None = None, *, iterate_batch: bool = False, draws: Draws | None = None
     ) -> Tensor:
-        """Audio of latents of any length; `chunked` bounds the memory and is near, not equal, to one pass."""
+        """Audio [B, C, T] of latents of any length; `chunks` as in `encode_audio`."""
 
         def decode(x: Tensor) -> Tensor:
             return self.decode(x, draws=draws, iterate_batch=iterate_batch)
 
-        if not chunked or latents.shape[-1] < chunk_frames:
+        if chunks is None or latents.shape[-1] < chunks.frames:
             return decode(latents)
         out = latents.new_zeros(latents.shape[0], self.config.channels_out, latents.shape[-1] * self.hop)
-        return _overlapping(decode, latents, out, chunk_frames, overlap_frames, unit_in=1, unit_out=self.hop)
+        return chunks.run(decode, latents, out, unit_in=1, unit_out=self.hop)
 
 
 def _each(run: Callable[[Tensor], Tensor], x: Tensor, one_by_one: bool) -> Tensor:
     return torch.cat([run(item) for item in x.split(1)]) if one_by_one else run(x)
-
-
-def _overlapping(
-    run: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chunk: int, overlap: int, *, unit_in: int, unit_out: int
-) -> Tensor:
-    """Run over chunks of `chunk` frames that overlap; half the overlap is cut from each inner side (public layout)."""
-    size, hop, length = chunk * unit_in, (chunk - overlap) * unit_in, x.shape[-1]
-    starts = list(range(0, length - size + 1, hop))
-    if starts[-1] + size != length:
-        starts.append(length - size)
-    cut = overlap // 2 * unit_out
-    for index, start in enumerate(starts):
-        piece = run(x[..., start : start + size])
-        last = index == len(starts) - 1
-        place = out.shape[-1] - piece.shape[-1] if last else index * (chunk - overlap) * unit_out
-        left, right = (0 if index == 0 else cut), (0 if last else cut)
-        kept = piece[..., left : piece.shape[-1] - right]
-        out[..., place + left : place + left + kept.shape[-1]] = kept
-    return out
 
 
 def build_encoder(part: Encoder) -> nn.Module:

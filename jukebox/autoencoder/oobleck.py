@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from jukebox.autoencoder.layers import AntiAliased, Recomputing, SnakeBeta, WNConv1d, WNConvTranspose1d, needed
+from jukebox.autoencoder.layers import AntiAliased, Recomputing, SnakeBeta, Stack, WNConv1d, WNConvTranspose1d, needed
 from jukebox.autoencoder.parts import OobleckDecoderArgs, OobleckEncoderArgs
 from jukebox.nn.tiles import Span
 
@@ -40,42 +40,26 @@ class ResidualUnit(Recomputing):
         return needed(self.layers, span)
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(Stack):
     """Three residual units, then a strided convolution."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, use_snake: bool) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
+        super().__init__(
             *[ResidualUnit(n_in, dilation, use_snake) for dilation in DILATIONS],
             activation(n_in, use_snake),
             WNConv1d(n_in, n_out, 2 * stride, stride=stride, padding=math.ceil(stride / 2)),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x)
-        return y
 
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)
-
-
-class DecoderBlock(nn.Module):
+class DecoderBlock(Stack):
     """An upsampling convolution, then three residual units."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, args: OobleckDecoderArgs) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
+        super().__init__(
             activation(n_in, args.use_snake, args.antialias_activation),
             _upsample(n_in, n_out, stride, args.use_nearest_upsample),
             *[ResidualUnit(n_out, dilation, args.use_snake) for dilation in DILATIONS],
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x)
-        return y
-
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)
 
 
 def _upsample(n_in: int, n_out: int, stride: int, nearest: bool) -> nn.Module:
@@ -87,13 +71,12 @@ def _upsample(n_in: int, n_out: int, stride: int, nearest: bool) -> nn.Module:
     )
 
 
-class OobleckEncoder(nn.Module):
+class OobleckEncoder(Stack):
     """Audio (B, C, T) -> latents (B, D, N)."""
 
     def __init__(self, args: OobleckEncoderArgs) -> None:
-        super().__init__()
         widths = [args.channels, *(m * args.channels for m in args.c_mults)]
-        self.layers = nn.Sequential(
+        super().__init__(
             WNConv1d(args.in_channels, widths[0], 7, padding=3),
             *[
                 EncoderBlock(n_in, n_out, stride, args.use_snake)
@@ -103,32 +86,17 @@ class OobleckEncoder(nn.Module):
             WNConv1d(widths[-1], args.latent_dim, 3, padding=1),
         )
 
-    def forward(self, audio: Tensor) -> Tensor:
-        latents: Tensor = self.layers(audio)
-        return latents
 
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)
-
-
-class OobleckDecoder(nn.Module):
+class OobleckDecoder(Stack):
     """Latents (B, D, N) -> audio (B, C, T). The strides are listed from the audio up, like the encoder's."""
 
     def __init__(self, args: OobleckDecoderArgs) -> None:
-        super().__init__()
         widths = [args.channels, *(m * args.channels for m in args.c_mults)]
         levels = list(zip(widths[1:], widths, args.strides, strict=False))
-        self.layers = nn.Sequential(
+        super().__init__(
             WNConv1d(args.latent_dim, widths[-1], 7, padding=3),
             *[DecoderBlock(n_in, n_out, stride, args) for n_in, n_out, stride in reversed(levels)],
             activation(widths[0], args.use_snake, args.antialias_activation),
             WNConv1d(widths[0], args.out_channels, 7, padding=3, bias=False),
             nn.Tanh() if args.final_tanh else nn.Identity(),
         )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        audio: Tensor = self.layers(latents)
-        return audio
-
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)

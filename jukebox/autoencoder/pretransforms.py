@@ -18,7 +18,7 @@ from jukebox.autoencoder.quantisers import Draws
 from jukebox.nn.tiles import Span
 
 if TYPE_CHECKING:
-    from jukebox.autoencoder.model import Autoencoder
+    from jukebox.autoencoder.model import Autoencoder, Chunks
 
 
 class Pretransform(nn.Module):
@@ -184,9 +184,9 @@ class PQMF(Pretransform):
 class InnerAutoencoder(Pretransform):
     """A frozen autoencoder; its latents are divided by `scale`."""
 
-    def __init__(self, args: C.AutoencoderPretransform, model: Autoencoder) -> None:
+    def __init__(self, args: C.AutoencoderPretransform, model: Autoencoder, chunks: Chunks | None) -> None:
         super().__init__()
-        self.args = args
+        self.args, self.chunks = args, chunks
         self.model = model.half() if args.model_half else model
 
     def narrow(self, x: Tensor) -> Tensor:
@@ -195,16 +195,12 @@ class InnerAutoencoder(Pretransform):
 
     def encode(self, audio: Tensor, draws: Draws) -> Tensor:
         dtype, audio = audio.dtype, self.narrow(audio)
-        whole = self.model.encode_audio(
-            audio, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
-        )
+        whole = self.model.encode_audio(audio, self.chunks, iterate_batch=self.args.iterate_batch, draws=draws)
         return whole.to(dtype) / self.args.scale
 
     def decode(self, frames: Tensor, draws: Draws) -> Tensor:
         dtype, latents = frames.dtype, self.narrow(frames * self.args.scale)
-        audio = self.model.decode_audio(
-            latents, chunked=self.args.chunked, iterate_batch=self.args.iterate_batch, draws=draws
-        )
+        audio = self.model.decode_audio(latents, self.chunks, iterate_batch=self.args.iterate_batch, draws=draws)
         return audio.to(dtype)
 
 
@@ -218,9 +214,9 @@ def build_pretransform(part: C.Pretransform) -> Pretransform:
         case C.PQMFArgs() as args:
             transform = PQMF(args)
         case _:
-            from jukebox.autoencoder.model import Autoencoder
+            from jukebox.autoencoder.model import Autoencoder, Chunks
 
             assert isinstance(part, C.AutoencoderPretransform)
-            transform = InnerAutoencoder(part, Autoencoder(part.config))
+            transform = InnerAutoencoder(part, Autoencoder(part.config), Chunks() if part.chunked else None)
     transform.enable_grad = part.enable_grad
     return transform.requires_grad_(part.enable_grad).eval()

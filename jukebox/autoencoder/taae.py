@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jukebox.autoencoder.layers import Recomputing, SnakeBeta, Unbounded, WNConv1d, WNConvTranspose1d, needed
+from jukebox.autoencoder.layers import Recomputing, SnakeBeta, Stack, Unbounded, WNConv1d, WNConvTranspose1d, needed
 from jukebox.autoencoder.oobleck import DILATIONS, ResidualUnit
 from jukebox.autoencoder.parts import TAAEDecoderArgs, TAAEEncoderArgs
 from jukebox.nn.tiles import Span
@@ -264,13 +264,12 @@ def _widths(args: Args) -> list[int]:
     return [m * args.channels for m in (args.c_mults[0], *args.c_mults)]
 
 
-class TAAEEncoder(nn.Module):
+class TAAEEncoder(Stack):
     """Audio (B, C, T) -> latents (B, D, N)."""
 
     def __init__(self, args: TAAEEncoderArgs) -> None:
-        super().__init__()
         widths = _widths(args)
-        self.layers = nn.Sequential(
+        super().__init__(
             WNConv1d(args.in_channels, widths[0], 7, padding=3),
             *[
                 _encoder_block(n_in, n_out, stride, depth, args)
@@ -282,31 +281,16 @@ class TAAEEncoder(nn.Module):
             WNConv1d(widths[-1], args.latent_dim, 3, padding=1),
         )
 
-    def forward(self, audio: Tensor) -> Tensor:
-        latents: Tensor = self.layers(audio)
-        return latents
 
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)
-
-
-class TAAEDecoder(nn.Module):
+class TAAEDecoder(Stack):
     """Latents (B, D, N) -> audio (B, C, T); strides and depths are listed from the audio up, like the encoder's."""
 
     def __init__(self, args: TAAEDecoderArgs) -> None:
-        super().__init__()
         widths = _widths(args)
         levels = list(zip(widths[1:], widths, args.strides, args.transformer_depths, strict=False))
-        self.layers = nn.Sequential(
+        super().__init__(
             WNConv1d(args.latent_dim, widths[-1], 3, padding=1),
             *[_decoder_block(n_in, n_out, stride, depth, args) for n_in, n_out, stride, depth in reversed(levels)],
             _activation(widths[0], args.use_snake),
             WNConv1d(widths[0], args.out_channels, 7, padding=3, bias=False),
         )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        audio: Tensor = self.layers(latents)
-        return audio
-
-    def span(self, span: Span) -> Span:
-        return needed(self.layers, span)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jukebox.autoencoder.layers import set_recompute
-from jukebox.autoencoder.model import load_weights
+from jukebox.autoencoder.model import Chunks, load_weights
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.taae import windowed_attention
 from jukebox.errors import CheckpointError
@@ -98,13 +98,13 @@ def test_chunks(build):
     audio, short = torch.randn(2, 1, 800), torch.randn(1, 1, 40)
     with torch.no_grad():
         whole = model.encode_audio(audio)
-        chunked = model.encode_audio(audio, chunked=True, chunk_frames=40, overlap_frames=20)
+        chunked = model.encode_audio(audio, Chunks(40, 20))
         assert chunked.shape == whole.shape
         torch.testing.assert_close(chunked[..., :20], whole[..., :20])  # far from its cut
         # Shorter than a chunk: one pass.
-        assert torch.equal(model.encode_audio(short, chunked=True), model.encode_audio(short))
+        assert torch.equal(model.encode_audio(short, Chunks()), model.encode_audio(short))
         latents = model.encode_audio(short)
-        assert torch.equal(model.decode_audio(latents, chunked=True), model.decode_audio(latents))
+        assert torch.equal(model.decode_audio(latents, Chunks()), model.decode_audio(latents))
 
 
 def test_items_one_by_one_are_the_batch(build):

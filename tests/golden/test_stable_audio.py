@@ -21,7 +21,7 @@ from jukebox.autoencoder.discriminators import (
     build_discriminator,
 )
 from jukebox.autoencoder.losses import GeneratorLosses
-from jukebox.autoencoder.model import Autoencoder, load_weights
+from jukebox.autoencoder.model import Autoencoder, Chunks, load_weights
 from jukebox.autoencoder.pretransforms import PQMF, Patched, Wavelet
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.schema import Strict, check
@@ -131,7 +131,7 @@ def replay_tokens(model, golden, info):
 def chunked(model, name, arrays):
     side, size, overlap = name.split(".")
     run, x = (model.encode_audio, "in.audio") if side == "encode" else (model.decode_audio, "out.latents")
-    return run(arrays[x], chunked=True, chunk_frames=int(size.removeprefix("cs")), overlap_frames=int(overlap[2:]))
+    return run(arrays[x], Chunks(int(size.removeprefix("cs")), int(overlap.removeprefix("ov"))))
 
 
 # ------------------------------------------------------------------------------------------------- training bottlenecks
