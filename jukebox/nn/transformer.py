@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,12 @@ class TransformerShape:
         """The attention pattern of a layer. Raises ValueError when the numbers do not fit."""
         kind = layer_kind(self.attn_order, layer)
         return Pattern(kind, self.n, self.blocks, self.spread, self.lyric_len, self.encoder_len)
+
+    def whole_rows(self, m: int) -> int:
+        """The fewest positions, at least m, over which `Transformer.states` can be computed."""
+        kinds = {layer_kind(self.attn_order, layer) for layer in range(self.depth)}
+        width = self.n if kinds & {P.SUMMARY, P.SUMMARY_SPREAD} else self.n // self.blocks
+        return -(-m // width) * width
 
 
 class LayerNorm(nn.LayerNorm):
@@ -146,6 +152,20 @@ class Transformer(nn.Module):
             else:
                 x = layer(x, encoded, kept)
         return x.float()
+
+    def states(
+        self, x: Tensor, layers: Collection[int], encoded: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> dict[int, Tensor]:
+        """The states behind the first d layers for every d of `layers`, `[B, m, W]` float32; 0 is x itself.
+
+        Layers behind the last one asked for are not computed. x `[B, m, W]` may end early, after whole rows.
+        """
+        x, found = x.to(dtype), {}
+        for done in range(max(layers) + 1):
+            x = self.layers[done - 1](x, encoded) if done else x
+            if done in layers:
+                found[done] = x.float()
+        return found
 
     def new_state(self, batch: int, dtype: torch.dtype = torch.float32) -> DecodeState:
         """Preallocated caches of all layers for `batch` items."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jukebox.nn.cache import DecodeState
 from jukebox.nn.transformer import TransformerShape, bits
@@ -183,6 +184,22 @@ class Prior(nn.Module):
         kept: Mapping[int, list[Tensor]] = {layer: [] for layer in layers}
         self.net(self.tokens(codes, cond), cond.x_cond, cond.start, cond.encoded, dtype=dtype, weights=kept)
         return {layer: weights[0] for layer, weights in kept.items()}
+
+    @torch.no_grad()
+    def states(
+        self, layers: Collection[int], codes: Tensor, upper: Tensor | None = None, y: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[int, Tensor]:  # fmt: skip
+        """What the transformer holds behind the first d layers, for every d of `layers`: `[B, m, W]` float32.
+
+        codes `[B, m]`, m <= n_ctx; upper and y as in `condition`. The state of a code is made of the codes before it, and
+        predicts it; behind all layers it is what the output matrix reads. Nothing behind the last layer is computed.
+        """
+        cond, m = self.condition(upper, y, dtype), codes.shape[1]
+        tokens = self.tokens(codes, cond)
+        tokens = F.pad(tokens, (0, self.shape.transformer.whole_rows(tokens.shape[1]) - tokens.shape[1]))
+        found = self.net.states(tokens, layers, cond.x_cond, cond.start, cond.encoded, dtype)
+        return {layer: h[:, self.prefix : self.prefix + m] for layer, h in found.items()}
 
     def new_state(self, batch: int, dtype: torch.dtype = torch.float32) -> DecodeState:
         """Empty caches for `batch` items."""

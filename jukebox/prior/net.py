@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,15 @@ class AutoregressiveNet(nn.Module):
         h = self.inputs(tokens[:, :-1], 0, x_cond, start)
         h = self.transformer(h, encoded, weights, dtype)
         return self._finish(h, 0, x_cond)
+
+    def states(
+        self, tokens: Tensor, layers: Collection[int], x_cond: Tensor | None = None, start: Tensor | None = None,
+        encoded: Tensor | None = None, dtype: torch.dtype = torch.float32,
+    ) -> dict[int, Tensor]:  # fmt: skip
+        """As `Transformer.states`, from tokens `[B, m]`; behind all layers it is what `out` reads."""
+        found = self.transformer.states(self.inputs(tokens[:, :-1], 0, x_cond, start), layers, encoded, dtype)
+        last = len(self.transformer.layers)
+        return {layer: self._finish(h, 0, x_cond) if layer == last else h for layer, h in found.items()}
 
     def inputs(
         self, before: Tensor, position: int | Tensor, x_cond: Tensor | None, start: Tensor | None

@@ -185,6 +185,28 @@ def test_prior_of_a_full_window(golden):
 
 
 @pytest.mark.golden("prior")
+def test_prior_states(golden):
+    """Behind all layers, through the output matrix, they are the recorded logits; also of the beginning of a window."""
+    it = Net(golden)
+    it.prior.eval()
+    prior, (lyrics, shift) = it.prior, (it.prior.prefix, it.prior.shift)
+    layers, ran = prior.net.transformer.layers, []
+    for at, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, at=at: ran.append(at))
+    for m in (prior.n_ctx, prior.n_ctx // 2 + 1):
+        ran.clear()
+        found = prior.states({0, 1, len(layers)}, it.codes[:, :m], it.upper, it.y)
+        assert ran == list(range(len(layers)))
+        logits = prior.net.out(found[len(layers)]).detach()
+        close(logits, golden.arrays["preds"][:, lyrics : lyrics + m], what=f"logits of {m} codes")
+        assert logits.shape[-1] == prior.shape.bins + shift
+        ran.clear()
+        for layer, states in prior.states((0, 1), it.codes[:, :m], it.upper, it.y).items():
+            close(states, found[layer], what=f"layer {layer}")
+        assert ran == [0]
+
+
+@pytest.mark.golden("prior")
 @pytest.mark.parametrize(
     "again",
     [{}, {"c_res": 1, "cond_c_res": 1, "prime_c_res": 1}, {"c_attn": 1, "c_mlp": 1}],
