@@ -10,6 +10,8 @@ _MEMORY_LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memor
 _CPU_QUOTA_V2 = "/sys/fs/cgroup/cpu.max"
 _CPU_QUOTA_V1 = ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
+RELEASE_BYTES = 32 << 20  # how much may be freed until it is given back: by itself the allocator keeps it, in pieces
+
 
 def memory_limit_bytes() -> int:
     """Bytes of memory this process tree may use: the smaller of the cgroup's limit and the machine's RAM."""

@@ -55,6 +55,14 @@ def build_prior(hps: Resolved) -> Prior:
         raise HparamsError(f"These keys do not make a prior: {error}.") from None
 
 
+def halve(net: Prior, table: list[Entry]) -> None:
+    """Matrices of the transformers to float16, as `fp16_params` says; nothing else (spec 3.6)."""
+    parameters = dict(net.named_parameters())
+    for entry in table:
+        if entry.half_ok and entry.ours in parameters:
+            parameters[entry.ours].data = parameters[entry.ours].data.half()
+
+
 def prior_shape(hps: Resolved) -> PriorShape:
     """The shape of a prior, checked as far as it can be without building it.
 

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 LATEST = "checkpoint_latest.pth.tar"
-RELEASE_BYTES = 32 << 20
-"""How much is loaded until the memory of what was freed is given back: by itself the allocator keeps it, in pieces."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +284,7 @@ def load_into(
                 name = found[entry.published]
                 _place(owners[entry.ours], published.pop(name) if consume else published[name])
                 consumed += owners[entry.ours][0].nbytes if consume else 0
-                if consumed > RELEASE_BYTES:
+                if consumed > resources.RELEASE_BYTES:
                     consumed = 0
                     resources.release_freed()
 

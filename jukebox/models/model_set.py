@@ -339,15 +339,18 @@ def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> 
     """The prior of a part, frozen, in eval mode, on its device, and its hyperparameters.
 
     vqvae: hyperparameters of the VQ-VAE it stands on. The net is built without memory and comes to life tensor by
-    tensor, so that file and net are never in memory both. Raises CheckpointError when the two do not fit.
+    tensor, so that file and net are never in memory both; matrices of a net with `fp16_params` stay half until they are
+    packed. Raises CheckpointError when the two do not fit.
     """
     hps, found = _described(part, vqvae, level)
     if found is None:
         found = read_part(part, hps, level, hps.section(VQVAEHps).levels)
     with torch.device("meta"):
         net = build.build_prior(hps)
-    note = _note(found, hps, PRIOR_SHAPING)
-    checkpoint.load_into(net, found.model, build.prior_names(hps), source=str(found.path), note=note, consume=True)
+    table, note = build.prior_names(hps), _note(found, hps, PRIOR_SHAPING)
+    if hps.values["fp16_params"]:
+        build.halve(net, table)
+    checkpoint.load_into(net, found.model, table, source=str(found.path), note=note, consume=True)
     return net.eval().requires_grad_(False).to(device), hps
 
 

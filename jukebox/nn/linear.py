@@ -13,7 +13,7 @@ of a loaded net by one of four forms; all take and give float32 on a CPU, so tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jukebox import resources
 from jukebox.errors import UsageError
 
 Form = Literal["fp32", "fp16", "bf16", "int8"]
@@ -220,30 +221,43 @@ def _packed(layer: Linear | Head, form: Form, rows: int = 16) -> nn.Module:
     return OneDNN(weight, bias, torch.bfloat16 if form == "bf16" else torch.float32, rows)
 
 
-def pack(net: nn.Module, form: Form, rows: int = 16) -> Callable[[], None]:
-    """Replace every `Linear` and `Head` inside `net` by its packed form, for decoding.
+def pack(net: nn.Module, form: Form, rows: int = 16) -> None:
+    """Replace every `Linear` and `Head` inside `net` by its packed form, for decoding. Each is freed as it is replaced,
+    so that both forms of a large net are never in memory together, unless `way_back` keeps the plain one.
 
-    rows: songs that are sampled together. Returns the way back; while it is kept, so are the plain weights. Raises UsageError for a form the device does not
-    compute in.
+    rows: songs that are sampled together. Raises UsageError for a form the device does not compute in.
     """
     check(form, next(net.parameters()).device.type)
-    places = [
-        (module, name, child)
-        for module in net.modules()
-        for name, child in module.named_children()
-        if isinstance(child, Linear | Head)
-    ]
     packed: dict[int, nn.Module] = {}  # by layer: one that stands in two places is packed once
-    for module, name, child in places:
+    freed = 0
+    for module, name in [(module, name) for module, name, _ in _plain(net)]:
+        child = getattr(module, name)
         if id(child) not in packed:
             packed[id(child)] = _packed(child, form, rows)
+            freed += child.weight.nbytes
         setattr(module, name, packed[id(child)])
+        if freed > resources.RELEASE_BYTES:
+            freed = 0
+            resources.release_freed()
+
+
+def way_back(net: nn.Module) -> Callable[[], None]:
+    """What puts the plain layers of now back in place of packed ones; while it is kept, so are they."""
+    places = list(_plain(net))
 
     def back() -> None:
         for module, name, child in places:
             setattr(module, name, child)
 
     return back
+
+
+def _plain(net: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every layer that can be packed: who holds it, under which name."""
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, Linear | Head):
+                yield module, name, child
 
 
 def result_dtype(net: nn.Module) -> torch.dtype:

@@ -104,7 +104,8 @@ def judge(form: Form, reference: Tensor, found: Tensor, codes: Tensor) -> Verdic
 
 def measure(prior: Prior, form: Form, piece: Example, reference: Tensor) -> tuple[Verdict, Callable[[], None]]:
     """Pack the prior in a form and judge it; also returns the way back to plain weights."""
-    back = linear.pack(prior, form)
+    back = linear.way_back(prior)
+    linear.pack(prior, form)
     targets = piece.codes + prior.shift
     return judge(form, reference, piece.logits(prior, linear.result_dtype(prior)), targets), back
 

@@ -13,14 +13,12 @@ from jukebox.codestore.store import CodeStore
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
-from jukebox.interop.published import Entry
 from jukebox.models import build, model_set
 from jukebox.models.autoencoder_codec import load_codec
 from jukebox.models.codec import VQVAECodec
 from jukebox.models.labels import build_labeller
 from jukebox.models.latent_model import is_flow
 from jukebox.parallel.comm import Comm
-from jukebox.prior.model import Prior
 from jukebox.settings import COMMAND_LINE
 from jukebox.training import autoencoder_build, latent_build
 from jukebox.training.ema import EMA, Kind, default_mu
@@ -66,7 +64,7 @@ def _prior_task(hps: Resolved, comm: Comm) -> Task:
         hps, net, ids_dir=data.ids_dir, strict=data.strict_labels, text_compat=data.text_compat
     )  # fmt: skip
     if half.fp16_params:
-        _halve(net, table)
+        build.halve(net, table)
     net.to(comm.device)
     vqvae, codec = _frozen_vqvae(hps, comm)
     return PriorTask(
@@ -102,14 +100,6 @@ def _frozen_vqvae(hps: Resolved, comm: Comm) -> tuple[VQVAE | None, str]:
         CodeStore.open(Path(stored), expect_fingerprint=codec.fingerprint)
         codec.vqvae.encoders = nn.ModuleList()  # not needed, so not kept
     return codec.vqvae.requires_grad_(False), codec.fingerprint
-
-
-def _halve(net: Prior, table: list[Entry]) -> None:
-    """Matrices of the transformers to float16, as `fp16_params` says; nothing else (spec 3.6)."""
-    parameters = dict(net.named_parameters())
-    for entry in table:
-        if entry.half_ok and entry.ours in parameters:
-            parameters[entry.ours].data = parameters[entry.ours].data.half()
 
 
 def _player(hps: Resolved, comm: Comm, net: nn.Module) -> Player:
