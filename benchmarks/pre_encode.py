@@ -1,10 +1,12 @@
 """What pre-encoding costs: one JSON line per row, outputs checked in the same run.
 
     python benchmarks/pre_encode.py                     # the published VQ-VAE at full size, random weights
-    python benchmarks/pre_encode.py --threads=1 --repeats=9 --stores
+    python benchmarks/pre_encode.py --only=speed --threads=1 --repeats=9
+    python benchmarks/pre_encode.py --only=stores
 
-Rows: encoding 20 s to all levels and to each, decoding from each, in seconds of wall time and of CPU time over all
-threads (which other programs on the machine disturb less); with --stores also reading from large stores.
+Rows: reading random windows from a store of 10,000 songs, opening one of 100,000 items; encoding 20 s to all levels and
+to each, decoding from each, in seconds of wall time and of CPU time over all threads (which other programs on the machine
+disturb less).
 `% of limit` is the time that the multiplications alone would take at the speed of large oneDNN convolutions, measured in
 the same run, as a share of the time taken.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import sys
@@ -31,13 +34,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from jukebox import settings  # noqa: E402
 from jukebox.codestore.geometry import Geometry  # noqa: E402
+from jukebox.codestore.index import CACHE  # noqa: E402
 from jukebox.codestore.layout import ItemFacts, Source  # noqa: E402
 from jukebox.codestore.store import CodeStore  # noqa: E402
 from jukebox.codestore.writer import StoreWriter  # noqa: E402
 from jukebox.models import build  # noqa: E402
 from jukebox.models.codec import VQVAECodec  # noqa: E402
 
-SECONDS, RATE = 20, 44100
+SECONDS, RATE, TOP = 20, 44100, 2
+WRITTEN = 10_000
 
 
 def say(**row: Any) -> None:
@@ -171,46 +176,58 @@ def speed(preset: str, threads: int, repeats: int) -> None:
 
 def stores(folder: Path) -> None:
     """Random windows from 10,000 songs at constant memory; opening 100,000 items a second time."""
+    os.fsync = lambda _: None  # a disk's speed is not what is measured
+    songs, codes = made_store(folder / "songs", 10_000, SECONDS * RATE)
+    windows(songs, codes)
+    made_store(folder / "many", 100_000, 1280)
+
+
+def made_store(root: Path, items: int, length: int) -> tuple[CodeStore, np.ndarray]:
+    """A store of equal items of `length` samples, and the top codes of each; says what opening it takes.
+
+    Items beyond the first 10,000 are further names (hard links) of those: as many files to list, check and open.
+    """
     geometry = Geometry(RATE, (8, 32, 128), 2048)
-    draw = np.random.default_rng(0)
-    for items, length in ((10_000, 20 * RATE), (100_000, 1280)):
-        few = {level: draw.integers(0, 2048, geometry.codes_for(level, length)) for level in (2,)}
-        sources = [Source(f"{i}.wav") for i in range(items)]
-        root = folder / str(items)
-        began = time.perf_counter()
-        with StoreWriter.create_or_resume(root, geometry, "x", sources, shards=10, levels=(2,)) as writer:
-            for item in range(items):
-                writer.add(item, few, ItemFacts(length, length))
-            writer.finish()
-        made = time.perf_counter() - began
-        (root / ".index-cache").unlink()
-        began = time.perf_counter()
-        CodeStore.open(root)
-        first = time.perf_counter() - began
+    codes = np.random.default_rng(0).integers(0, 2048, geometry.codes_for(TOP, length))
+    sources, shards = [Source(f"{i}.wav") for i in range(items)], 10
+    began = time.perf_counter()
+    with StoreWriter.create_or_resume(root, geometry, "x", sources, shards=shards, levels=(TOP,)) as writer:
+        for item in range(min(items, WRITTEN)):
+            writer.add(item, {TOP: codes}, ItemFacts(length, length))
+        for item in range(WRITTEN, items):
+            for suffix in (".npy", ".json"):
+                first = writer.plan.item_path(root, TOP, item % WRITTEN, suffix)
+                os.link(first, writer.plan.item_path(root, TOP, item, suffix))
+        writer.finish()
+    made = time.perf_counter() - began
+    (root / CACHE).unlink()
+    openings = []
+    for _ in range(2):
         began = time.perf_counter()
         store = CodeStore.open(root)
-        second = time.perf_counter() - began
-        say(
-            what=f"store of {items} items",
-            made_sec=round(made, 1),
-            first_opening_sec=round(first, 3),
-            second_opening_sec=round(second, 3),
-        )
-        if items == 10_000:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            began, count = time.perf_counter(), 20_000
-            for _ in range(count):
-                start = int(draw.integers(0, 6890 - 2048))
-                i = int(draw.integers(items))
-                window = store.codes(2, i, start, start + 2048)
-            assert np.array_equal(window, few[2][start : start + 2048])
-            rate = count / (time.perf_counter() - began)
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            say(
-                what="random windows of 2,048 codes from 10,000 songs",
-                windows_per_sec=round(rate),
-                memory_grown_mb=round(grown, 1),
-            )
+        openings.append(round(time.perf_counter() - began, 3))
+    say(
+        what=f"store of {items} items", made_sec=round(made, 1), first_opening_sec=openings[0],
+        second_opening_sec=openings[1],
+    )  # fmt: skip
+    return store, codes
+
+
+def windows(store: CodeStore, codes: np.ndarray, size: int = 2048, count: int = 20_000) -> None:
+    """Random windows, each compared with what was written."""
+    draw = np.random.default_rng(1)
+    starts, items = draw.integers(0, len(codes) - size, count), draw.integers(0, len(store), count)
+    store.codes(TOP, 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, cpu = time.perf_counter(), time.process_time()
+    for start, i in zip(starts.tolist(), items.tolist(), strict=True):
+        assert np.array_equal(store.codes(TOP, i, start, start + size), codes[start : start + size])
+    took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    say(
+        what=f"random windows of {size} codes from {len(store)} songs", windows_per_sec=round(count / took),
+        windows_per_cpu_sec=round(count / cpu), memory_grown_mb=round(grown, 1),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -218,16 +235,15 @@ def main() -> None:
     parser.add_argument("--preset", default="vqvae")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--stores", action="store_true")
+    parser.add_argument("--only", choices=("speed", "stores"), help="one half of the rows (default: both)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.stores:
-        import os
-
-        os.fsync = lambda _: None  # the disk's speed is not what is measured
-        with tempfile.TemporaryDirectory() as folder:
+    if arguments.only != "speed":
+        in_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        with tempfile.TemporaryDirectory(dir=in_memory) as folder:
             stores(Path(folder))
-    speed(arguments.preset, arguments.threads, arguments.repeats)
+    if arguments.only != "stores":
+        speed(arguments.preset, arguments.threads, arguments.repeats)
 
 
 if __name__ == "__main__":

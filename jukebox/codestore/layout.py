@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ def canonical_digest(metadata: Mapping[str, Any]) -> str:
 
 def sources_text(sources: list[Source]) -> str:
     """The content of sources.jsonl."""
-    return "".join(json.dumps(asdict(source)) + "\n" for source in sources)
+    return "".join(json.dumps(vars(source)) + "\n" for source in sources)
 
 
 def padding_mask(window_samples: int, valid_samples: int, frames: int) -> list[int]:

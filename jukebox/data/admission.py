@@ -144,8 +144,6 @@ def admit(
         timeout_sec=timeout_sec,
         examine=examine,
     )
-    if report and index.refused and comm.rank == 0:
-        write_report(index, report)
     judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
     return index
 
@@ -158,10 +156,12 @@ def judge(
     max_bad: float,
     report: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Says what is left out. Raises DataError when nothing is usable, or more is bad than may be."""
+    """Says what is left out, in `report` all of it. Raises DataError when nothing is usable, or more is bad than may be."""
+    if report and index.refused and comm.rank == 0:
+        write_report(index, report)
     bad = [entry for entry in index.refused if not entry.silent]
     listed = _listed(bad)
-    where = f" All of them are in {printable(os.fspath(report))}." if report and len(bad) > 10 else ""
+    where = f" All of them are in {printable(os.fspath(report))}." if report and len(index.refused) > 10 else ""
     if not index.usable:
         raise DataError(_nothing_usable(index))
     if bad and on_bad_file == "error":

@@ -9,29 +9,26 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.audio import io
 from jukebox.codestore.arrays import read_any
 from jukebox.codestore.layout import parse_json
+from jukebox.codestore.pre_encoded import valid_frames
 from jukebox.data import admission
 from jukebox.data.admission import Candidate, Index
-from jukebox.data.dataset_config import CustomMetadata, Entry, WebDataset, load_custom_metadata
-from jukebox.data.pre_encoded_dataset import PreEncodedItem
-from jukebox.data.split import random_numbers
+from jukebox.data.dataset_config import Entry, WebDataset
 from jukebox.errors import DataError
 from jukebox.files import printable
 from jukebox.parallel.comm import Comm
 
 AUDIO = ("flac", "wav", "mp3", "m4a", "ogg", "opus")
-_CROP = 7  # a stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,13 @@ def samples(config: WebDataset, part: str) -> list[Sample]:
 
 
 def admit(
-    config: WebDataset, comm: Comm, *, on_bad_file: Any, max_bad: float, max_audio_sec: float
+    config: WebDataset,
+    comm: Comm,
+    *,
+    on_bad_file: Any,
+    max_bad: float,
+    max_audio_sec: float,
+    report: Path | None = None,
 ) -> list[tuple[Sample, admission.Entry]]:
     """The samples whose sound can be used, as `admission.admit` judges files. Collective."""
     everything = comm.run_first(lambda: samples(config, "audio"))
@@ -108,7 +111,7 @@ def admit(
     by_rank = comm.gather_objects(mine)
     entries = [by_rank[i % comm.size][i // comm.size] for i in range(len(everything))]
     index = Index(Path(config.datasets[0].s3_path or config.datasets[0].path), tuple(entries))
-    admission.judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad)
+    admission.judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
     return [(sample, entry) for sample, entry in zip(everything, entries, strict=True) if not entry.reason]
 
 
@@ -120,43 +123,29 @@ def _examined(sample: Sample, max_audio_sec: float) -> admission.Entry:
 
 
 class TarLatents:
-    """The latents of a `wds` data set with `pre_encoded: true`: items as those of the `pre_encoded` data set."""
+    """The latents of samples that have a `.npy`, read as those of a `PreEncoded` folder are."""
 
-    def __init__(self, config: WebDataset, seed: int = 0) -> None:
-        self.config, self.seed = config, seed
-        self._samples = samples(config, "npy")
-        self._custom: dict[str, CustomMetadata] = {
-            entry.id: load_custom_metadata(entry.custom_metadata_module)
-            for entry in config.datasets
-            if entry.custom_metadata_module
-        }
+    def __init__(self, found: Sequence[Sample]) -> None:
+        self._samples = found
+        self.paths = [f"{sample.tar}/{sample.name}.npy" for sample in found]
 
-    def __len__(self) -> int:
-        return len(self._samples)
+    def array(self, i: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Time steps [start, stop) of item i, [D, N]."""
+        with self._samples[i].unpacked("npy") as path:
+            return read_any(Path(path), 1, start, stop)
 
-    def item(self, index: int, draw: int = 0) -> PreEncodedItem | None:
-        """Item `index`, cropped as in this draw; None when its metadata module rejects it."""
-        sample = self._samples[index]
-        with sample.unpacked("npy") as path:
-            latents: NDArray[Any] = read_any(Path(path))
-        info, frames = sample.info(), latents.shape[1]
-        if not isinstance(mask := info.get("padding_mask"), list):
-            raise DataError(f"{sample.relpath}: its .json has no padding_mask")
-        valid = max((place + 1 for place, value in enumerate(mask[:frames]) if value == 1), default=0)
-        start, stop, length = 0, frames, self.config.latent_crop_length
-        if length is not None:
-            if self.config.random_crop and valid > length:
-                start = int(random_numbers(self.seed, draw, index, _CROP).integers(0, valid - length + 1))
-            stop = min(frames, start + length)
-        latents, kept = latents[:, start:stop], (np.arange(start, stop) < valid).astype(np.int64)
-        info |= {"padding_mask": kept}
-        if custom := self._custom.get(sample.entry.id):
-            info |= custom(info, None)
-            if info.pop("__reject__", False):
-                return None
-            replacement = info.pop("__replace__", None)
-            latents = latents if replacement is None else np.asarray(replacement)
-        return PreEncodedItem(latents, kept, {**info, "audio": latents})
+    def frames(self, i: int) -> int:
+        """Time steps of item i."""
+        with self._samples[i].unpacked("npy") as path:
+            return int(read_any(Path(path), 0, 0, 0).shape[1])  # no values, only the shape
+
+    def info(self, i: int) -> dict[str, Any]:
+        """Metadata of item i."""
+        return {"relpath": self._samples[i].relpath, **self._samples[i].info()}
+
+    def valid_frames(self, i: int) -> int:
+        """Leading time steps of item i that hold real audio."""
+        return valid_frames(self.info(i), self.frames(i))
 
 
 # ---- tars ------------------------------------------------------------------------------------------------------------

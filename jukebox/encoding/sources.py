@@ -131,16 +131,17 @@ def ranges(total: int, encode: EncodeHps, codec: Codec, place: int) -> Iterator[
 
 
 def _of_folder(encode: EncodeHps, comm: Comm) -> list[Recording]:
-    return _recordings(_admitted(encode, encode.audio_files_dir, comm), encode.metadata)
+    return _recordings(_admitted(encode, encode.audio_files_dir, _report(encode), comm), encode.metadata)
 
 
 def _of_config(encode: EncodeHps, comm: Comm) -> list[Recording]:
     config = read_config(encode.dataset_config)
     found: list[Recording] = []
     if isinstance(config, AudioDir):
-        for entry in config.datasets:
+        for number, entry in enumerate(config.datasets, 1):
             custom = load_custom_metadata(entry.custom_metadata_module) if entry.custom_metadata_module else None
-            found += _recordings(_admitted(encode, entry.path, comm), encode.metadata, custom)
+            report = _report(encode, number if len(config.datasets) > 1 else 0)
+            found += _recordings(_admitted(encode, entry.path, report, comm), encode.metadata, custom)
         return found
     if isinstance(config, WebDataset) and not config.pre_encoded:
         return _of_tars(encode, config, comm)
@@ -159,8 +160,9 @@ def _of_tars(encode: EncodeHps, config: WebDataset, comm: Comm) -> list[Recordin
         if entry.custom_metadata_module
     }
     admitted = wds.admit(
-        config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec
-    )
+        config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec,
+        report=_report(encode),
+    )  # fmt: skip
     found = []
     for sample, entry in admitted:
         info = {key: value for key, value in sample.info().items() if key not in OWN_KEYS and not key.startswith("__")}
@@ -178,11 +180,18 @@ def _recordings(index: Index, metadata: str, custom: CustomMetadata | None = Non
     return found
 
 
-def _admitted(encode: EncodeHps, folder: str, comm: Comm) -> Index:
+def _report(encode: EncodeHps, number: int = 0) -> Path:
+    """Where the files left out are listed with their reasons: beside the store, one list for each folder of audio."""
+    store = Path(encode.output_path)
+    return store.with_name(f"{store.name}_bad_files{f'_{number}' if number else ''}.tsv")
+
+
+def _admitted(encode: EncodeHps, folder: str, report: Path, comm: Comm) -> Index:
     """The index of a folder, kept beside the store, which holds nothing foreign; other stores there share it."""
     store = Path(encode.output_path)
     mark = digest_bytes(os.fsencode(os.path.abspath(folder)))[:8]
     return admission.admit(
         folder, store.parent / f".audio_index-{mark}.json", comm, on_bad_file=encode.on_bad_file,
         max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, workers=max(1, cores() // comm.local_size),
+        report=report,
     )  # fmt: skip
