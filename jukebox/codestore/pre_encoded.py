@@ -49,18 +49,22 @@ class PreEncoded:
         return data
 
     def valid_frames(self, i: int) -> int:
-        """Leading time steps of item i that hold real audio: its `valid_frames`, else the ones of its mask, else all."""
-        frames = self.frames(i)
-        info = self.info(i)
-        valid = info.get("valid_frames")
-        if isinstance(valid, int) and valid >= 0:
-            return min(frames, valid)
-        mask = info.get("padding_mask")
-        if isinstance(mask, int):  # a mask of one entry is written as a bare number
-            mask = [mask]
-        if not isinstance(mask, list):
-            return frames
-        return min(frames, max((place + 1 for place, value in enumerate(mask) if value == 1), default=0))
+        """Leading time steps of item i that hold real audio."""
+        return valid_frames(self.info(i), self.frames(i))
+
+
+def valid_frames(info: dict[str, Any], frames: int) -> int:
+    """Of an item's time steps, how many at its start hold real audio: its `valid_frames`, else the ones of its mask, else
+    all."""
+    valid = info.get("valid_frames")
+    if isinstance(valid, int) and valid >= 0:
+        return min(frames, valid)
+    mask = info.get("padding_mask")
+    if isinstance(mask, int):  # a mask of one entry is written as a bare number
+        mask = [mask]
+    if not isinstance(mask, list):
+        return frames
+    return min(frames, max((place + 1 for place, value in enumerate(mask) if value == 1), default=0))
 
 
 def open_pre_encoded(root: Path | str, extension: str = "npy", time_axis: int | None = None) -> PreEncoded:

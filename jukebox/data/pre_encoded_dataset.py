@@ -1,17 +1,21 @@
-"""The `pre_encoded` data set: latents or codes made once, cropped to their valid part when they are read."""
+"""The `pre_encoded` data set: latents or codes made once, cropped to their valid part when they are read.
+
+They stand in folders, or in tars (`wds` with `pre_encoded: true`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jukebox.codestore.pre_encoded import PreEncoded, open_pre_encoded
-from jukebox.data.dataset_config import CustomMetadata, PreEncodedDirs, load_custom_metadata
+from jukebox.data.dataset_config import CustomMetadata, Entry, PreEncodedDirs, WebDataset, load_custom_metadata
 from jukebox.data.split import random_numbers
+from jukebox.data.wds import TarLatents, samples
 from jukebox.errors import DataError
 from jukebox.files import printable
 
@@ -28,19 +32,19 @@ class PreEncodedItem:
 
 
 class PreEncodedDataset:
-    """The items of the folders of a configuration, in order of their names.
+    """The items of the folders or tars of a configuration, in order of their names.
 
     Items outside the limits of length, or rejected by a metadata function, are listed in `left_out` with the reason;
     nothing takes their place. A random crop is a function of (seed, draw, item) and reaches every valid frame.
     Raises DataError when nothing is left.
     """
 
-    def __init__(self, config: PreEncodedDirs, seed: int = 0) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: PreEncodedDirs | WebDataset, seed: int = 0) -> None:
+        self.config, self.seed = _rules(config), seed
         self.left_out: list[tuple[str, str]] = []
-        self._items: list[tuple[PreEncoded, int, CustomMetadata | None]] = []
+        self._items: list[tuple[PreEncoded | TarLatents, int, CustomMetadata | None]] = []
         for entry in config.datasets:
-            data = open_pre_encoded(entry.path, config.latent_extension)
+            data = _opened(config, entry)
             custom = load_custom_metadata(entry.custom_metadata_module) if entry.custom_metadata_module else None
             for i, path in enumerate(data.paths):
                 reason = self._reason_to_leave_out(data, i, custom)
@@ -50,7 +54,8 @@ class PreEncodedDataset:
                     self._items.append((data, i, custom))
         if not self._items:
             shown = "".join(f"\n  {printable(path)}: {reason}" for path, reason in self.left_out[:10])
-            raise DataError(f"{config.datasets[0].path}: no item is left of {len(self.left_out)}.{shown}")
+            first = config.datasets[0]
+            raise DataError(f"{first.path or first.s3_path}: no item is left of {len(self.left_out)}.{shown}")
 
     def __len__(self) -> int:
         return len(self._items)
@@ -104,7 +109,7 @@ class PreEncodedDataset:
                 )
             yield np.stack([item.latents for item in items]), [item.info for item in items]
 
-    def _reason_to_leave_out(self, data: PreEncoded, i: int, custom: CustomMetadata | None) -> str:
+    def _reason_to_leave_out(self, data: PreEncoded | TarLatents, i: int, custom: CustomMetadata | None) -> str:
         config = self.config
         if config.min_length_sec is None and config.max_length_sec is None and custom is None:
             return ""
@@ -120,3 +125,16 @@ class PreEncodedDataset:
         if custom is not None and custom({**info, "latent_filename": str(data.paths[i])}, None).get("__reject__"):
             return "rejected by its custom_metadata_module"
         return ""
+
+
+def _opened(config: PreEncodedDirs | WebDataset, entry: Entry) -> PreEncoded | TarLatents:
+    if isinstance(config, PreEncodedDirs):
+        return open_pre_encoded(entry.path, config.latent_extension)
+    return TarLatents(samples(replace(config, datasets=(entry,)), "npy"))
+
+
+def _rules(config: PreEncodedDirs | WebDataset) -> PreEncodedDirs:
+    """How items are cropped and which are left out; tars have no limits of length."""
+    if isinstance(config, PreEncodedDirs):
+        return config
+    return PreEncodedDirs(config.datasets, config.latent_crop_length, random_crop=config.random_crop)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from jukebox.autoencoder.hps import AutoencoderHps
-from jukebox.data.dataset_config import PreEncodedDirs, read_config
+from jukebox.data.dataset_config import PreEncodedDirs, WebDataset, read_config
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.data.pre_encoded_dataset import PreEncodedDataset
 from jukebox.data.split import held_out
@@ -40,7 +40,7 @@ def complete(hps: Resolved) -> Resolved:
     asked, run = hps.section(AutoencoderHps), hps.section(RunHps)
     config = read_flow_config(asked.model_config)
     if not asked.dataset_config:
-        raise UsageError(f"--model-config={asked.model_config} needs --dataset-config of dataset_type pre_encoded.")
+        raise UsageError(f"--model-config={asked.model_config} needs --dataset-config, a data set of latents.")
     codec = autoencoder_of(config)
     said = {"sr": codec.geometry.sr_hz, "sample_length": config.model.frames * codec.model.hop}
     if not hps.given("demo_iters"):
@@ -54,8 +54,11 @@ def open_source(hps: Resolved, comm: Comm) -> Source:
     asked, data, run = hps.section(AutoencoderHps), hps.section(DataHps), hps.section(RunHps)
     config = read_flow_config(asked.model_config)
     found = read_config(asked.dataset_config)
-    if not isinstance(found, PreEncodedDirs):
-        raise DataError(f"--dataset-config={asked.dataset_config}: training.pre_encoded needs dataset_type pre_encoded")
+    if not (isinstance(found, PreEncodedDirs) or (isinstance(found, WebDataset) and found.pre_encoded)):
+        raise DataError(
+            f"--dataset-config={asked.dataset_config}: training.pre_encoded needs dataset_type pre_encoded, or wds with "
+            "pre_encoded true"
+        )
     frames = config.model.frames
     if found.latent_crop_length not in (None, frames):
         raise DataError(

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from jukebox.data.dataset_config import parse_config
-from jukebox.data.wds import TarLatents, admit, samples
+from jukebox.data.pre_encoded_dataset import PreEncodedDataset
+from jukebox.data.wds import admit, samples
 from jukebox.errors import DataError, StoreError
 from jukebox.parallel.comm import SoloComm
 
@@ -87,9 +88,9 @@ def test_latents_are_cropped_to_every_valid_frame(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         put(tar, "a.npy", latents(10))
         put(tar, "a.json", json.dumps({"padding_mask": [1] * 7 + [0] * 3, "text": "hm"}).encode())
-    whole = TarLatents(config(path=str(tmp_path), pre_encoded=True)).item(0)
+    whole = PreEncodedDataset(config(path=str(tmp_path), pre_encoded=True)).item(0)
     assert whole.latents.shape == (2, 10) and whole.mask.tolist() == [1] * 7 + [0] * 3 and whole.info["prompt"] == "hm"
-    data = TarLatents(config(path=str(tmp_path), pre_encoded=True, latent_crop_length=4))
+    data = PreEncodedDataset(config(path=str(tmp_path), pre_encoded=True, latent_crop_length=4))
     starts = {int(data.item(0, draw).latents[0, 0]) for draw in range(60)}
     assert starts == {0, 1, 2, 3} and data.item(0).latents.shape == (2, 4)
 
@@ -101,7 +102,7 @@ def test_objects_in_an_array_are_never_loaded(tmp_path):
         put(tar, "a.npy", file.getvalue())
         put(tar, "a.json", b'{"padding_mask": [1]}')
     with pytest.raises(StoreError, match="Python objects"):
-        TarLatents(config(path=str(tmp_path), pre_encoded=True)).item(0)
+        PreEncodedDataset(config(path=str(tmp_path), pre_encoded=True)).item(0)
 
 
 @pytest.fixture

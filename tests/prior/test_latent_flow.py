@@ -1,6 +1,7 @@
 """Rectified flow: solvers against a known path, masks, labels, windows that begin with given latents; trained as people do."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -176,6 +177,19 @@ def test_trained_resumed_and_sung(workplace):
     audio = io.read(workplace / "sung/level_0/item_1.wav")
     assert len(audio) == 296 and (workplace / "sung/index.html").exists()
     assert np.load(workplace / "sung/level_0/latents_0000.npy").shape == (2, 37)
+
+
+def test_latents_in_tars_are_those_of_the_folder(workplace):
+    """`wds` with `pre_encoded: true` trains to the same weights as the folder that the tar was made of."""
+    with tarfile.open(workplace / "data" / "all.tar", "w") as tar:
+        for path in sorted((workplace / "data" / "0").iterdir()):
+            tar.add(path, path.name)
+    train("--name=folder", "--steps=2")
+    described = {"dataset_type": "wds", "pre_encoded": True, "datasets": [{"id": "x", "path": "data"}]}
+    (workplace / "latents.json").write_text(json.dumps(described))
+    train("--name=tars", "--steps=2")
+    folder, tars = (checkpoint.read(workplace / "logs" / name).model for name in ("folder", "tars"))
+    assert all(torch.equal(tensor, tars[name]) for name, tensor in folder.items())
 
 
 def test_what_does_not_fit_is_said(workplace):
