@@ -168,6 +168,13 @@ class CodeStore:
         return self.levels.index(level)
 
 
+def find_store(path: Path | str) -> Path:
+    """The folder of a store: `path` itself, or the store `codes/` that a sampling run keeps in its folder."""
+    path = Path(path)
+    inside = path / "codes"
+    return inside if not (path / layout.PLAN).exists() and (inside / layout.PLAN).exists() else path
+
+
 def read_plan(root: Path) -> Plan:
     """The plan of a store; raises StoreError when this folder is none."""
     path = root / layout.PLAN

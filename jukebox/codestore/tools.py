@@ -202,24 +202,36 @@ def cut(
 
 def join(root: Path | str, stores: Sequence[CodeStore]) -> CodeStore:
     """A new store of the items of several, in order. Raises StoreError when they do not belong together."""
-    first = stores[0].plan
-    for store in stores[1:]:
+    return keep(root, [(store, i) for store in stores for i in range(len(store))])
+
+
+def keep(root: Path | str, picks: Sequence[tuple[CodeStore, int]]) -> CodeStore:
+    """A new store of chosen items of one store or several, in the order given.
+
+    Raises StoreError when nothing is chosen, an item is chosen twice, or the stores do not belong together.
+    """
+    if not picks:
+        raise StoreError(f"{root}: no items are chosen for it")
+    first = picks[0][0]
+    for store in {id(store): store for store, _ in picks}.values():
         if store.fingerprint != first.fingerprint or store.geometry != first.geometry:
             raise StoreError(ways_out(store.root, store.plan, first.fingerprint, first.geometry))
         for name in ("levels", "arrays", "window_samples", "compat", "flat"):
-            if getattr(store.plan, name) != getattr(first, name):
+            if getattr(store.plan, name) != getattr(first.plan, name):
                 raise StoreError(
-                    f"{store.root}: has other {name} ({getattr(store.plan, name)}) than {stores[0].root} "
-                    f"({getattr(first, name)}); encode one of them again like the other"
+                    f"{store.root}: has other {name} ({getattr(store.plan, name)}) than {first.root} "
+                    f"({getattr(first.plan, name)}); encode one of them again like the other"
                 )
-    items = [(store, i, store.item(i)) for store in stores for i in range(len(store))]
     seen: dict[tuple[str, str, int], Path] = {}
-    for store, i, item in items:
+    pieces = []
+    for store, i in picks:
+        item = store.item(i)
         same = (item.relpath, str(item.meta.get("npy_sha256")), item.offset_samples)
         if same in seen:
             raise StoreError(f"{store.root}: item {store.id(i)} ({item.relpath}) is in {seen[same]} too")
         seen[same] = store.root
-    return _write(root, stores[0], [_Piece(store, i, item, 0, item.length_samples) for store, i, item in items])
+        pieces.append(_Piece(store, i, item, 0, item.length_samples))
+    return _write(root, first, pieces)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The program around a store: `python jukebox/codes.py verify|info|cat|cut|join|decode STORE`."""
+"""The program around a store: `python jukebox/codes.py verify|info|cat|cut|keep|join|decode STORE`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jukebox.codestore import tools
-from jukebox.codestore.store import CodeStore, read_plan
+from jukebox.codestore.store import CodeStore, find_store, read_plan
 from jukebox.errors import UsageError
 from jukebox.files import printable
 from jukebox.runlog import Progress
@@ -17,7 +17,7 @@ from jukebox.runlog import Progress
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Raises UserError with what to change."""
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-    command = {"verify": verify, "info": info, "cat": cat, "cut": cut, "join": join, "decode": decode}
+    command = {"verify": verify, "info": info, "cat": cat, "cut": cut, "keep": keep, "join": join, "decode": decode}
     return command[arguments.command](arguments)
 
 
@@ -89,9 +89,24 @@ def cut(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def keep(arguments: argparse.Namespace) -> int:
+    """A new store of the takes you like best, out of one store or several."""
+    picks = []
+    for choice in arguments.choices:
+        name, _, items = choice.rpartition(":")
+        if not name or not items:
+            raise UsageError(f"{choice}: say which items of it are kept, for example {name or items}:0,3")
+        store = CodeStore.open(find_store(name))
+        picks += [(store, store.find(item)) for item in items.split(",") if item]
+    made = tools.keep(arguments.out, picks)
+    for i, (store, place) in enumerate(picks):
+        print(f"{i:6d}  {made.lengths[i] / made.geometry.sr_hz:9.3f} s  from {store.root}:{place}")
+    return 0
+
+
 def join(arguments: argparse.Namespace) -> int:
     """A new store of the items of several."""
-    made = tools.join(arguments.out, [CodeStore.open(path) for path in arguments.stores])
+    made = tools.join(arguments.out, [CodeStore.open(find_store(path)) for path in arguments.stores])
     print(f"{made.root}: {len(made)} items, {made.lengths.sum() / made.geometry.sr_hz:.2f} s")
     return 0
 
@@ -121,13 +136,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="codes.py", description="Checks, shows, cuts, joins and plays stores of codes.")
+    parser = _Parser(prog="codes.py", description="Checks, shows, cuts, chooses from, joins and plays stores of codes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, text: str | None, *, store: bool = True) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if store:
-            made.add_argument("store", type=Path, metavar="STORE", help="folder made by pre_encode.py")
+            made.add_argument(
+                "store", type=find_store, metavar="STORE", help="folder made by pre_encode.py, or of a sampling run"
+            )
         return made
 
     made = command("verify", verify.__doc__)
@@ -146,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--items", default="", help="positions, ids or files, by comma (default: all)")
     made.add_argument("--out", type=Path, required=True, help="folder of the new store")
     _add_range(made)
+    made = command("keep", keep.__doc__, store=False)
+    made.add_argument(
+        "choices", nargs="+", metavar="STORE:ITEMS", help="a store or a sampling run, and items of it: songs:0,3"
+    )
+    made.add_argument("--out", type=Path, required=True, help="folder of the new store")
     made = command("join", join.__doc__, store=False)
     made.add_argument("stores", type=Path, nargs="+", metavar="STORE", help="folders made by pre_encode.py")
     made.add_argument("--out", type=Path, required=True, help="folder of the new store")

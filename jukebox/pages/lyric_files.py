@@ -69,6 +69,16 @@ def words_json(item: Item) -> str:
     return json.dumps({"title": item.title, "artist": item.artist, "genre": item.genre, "lines": lines}, indent=1)
 
 
+def read_words(text: str, lyrics: str) -> tuple[WordTime, ...]:
+    """The words that `words_json` wrote for these lyrics. Raises ValueError, KeyError or TypeError for anything else."""
+    numbers = [number for number, line in enumerate(escape.plain(lyrics).split("\n")) if line.strip()]
+    return tuple(
+        WordTime(str(word["word"]), float(word["start"]), float(word["end"]), float(word["confidence"]), number)
+        for number, line in zip(numbers, json.loads(text)["lines"], strict=True)
+        for word in line["words"]
+    )
+
+
 def alignment_json(weights: NDArray[Any]) -> str:
     """Attention [time, characters] as rows of 0..255, at most 512 rows over the whole song."""
     steps = (np.clip(np.nan_to_num(shrink(weights, ALIGNMENT_ROWS)), 0.0, 1.0) * 255).round().astype(int)

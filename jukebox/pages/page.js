@@ -5,6 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const PRECISE_SEC = 0.002;
+  const BEFORE_SEC = 3; // a comparison begins so long before two takes part
 
   const find = (root, selector) => root.querySelector(selector);
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
@@ -105,6 +106,13 @@
       this.target = null; // a position asked for that the sound has not reached yet, in seconds
       this.loop = [];
       this.built = false;
+      this.kept = facts.kept; // so many seconds of it are its parent's
+      this.origin = facts.origin; // where it begins on the clock of all that grew from one song, in seconds
+    }
+
+    /** The song of this page that this one grew from. */
+    get elder() {
+      return songs.find(({ facts }) => facts === data.songs[this.facts.elder]);
     }
 
     /** Puts the player into the page; done when the song comes near the screen, or is asked for. */
@@ -137,6 +145,18 @@
       this.loudest = Math.max(6, ...this.takes.flatMap((take) => Array.from(take.peaks, Math.abs)));
       this.figures = [...this.element.querySelectorAll("figure")].map((figure) => this.buildFigure(figure));
       find(this.element, ".listen").prepend(player);
+      this.keepButton = find(player, ".keep");
+      this.keepButton.addEventListener("click", () => curate.keep(this));
+      this.onwardButton = find(player, ".onward");
+      this.onwardButton.addEventListener("click", () => curate.singOn(this));
+      this.keepButton.hidden = !(data.keep && this.facts.codes);
+      this.onwardButton.hidden = !(data.continue && this.facts.codes);
+      if (this.elder) {
+        const beside = make("button", "beside", "Compare");
+        beside.setAttribute("aria-label", `Compare ${this.title} with ${this.elder.title}, from where they part`);
+        beside.addEventListener("click", () => compare.withElder(this));
+        find(this.element, ".grown").append(beside);
+      }
       this.lyrics = this.facts.words.length ? new Lyrics(this) : null;
       this.refresh();
     }
@@ -250,6 +270,7 @@
         button.setAttribute("aria-pressed", String(pinned));
         button.setAttribute("aria-label", pinned ? `Forget ${button.dataset.pin}` : `Keep as ${button.dataset.pin} to compare`);
       }
+      this.keepButton.setAttribute("aria-pressed", String(curate.kept.has(this.facts.codes)));
       const [from, to] = this.loop;
       this.loopButton.textContent =
         to !== undefined ? `Loop ${clock(from)}–${clock(to)}` : from !== undefined ? `Loop ${clock(from)}–…` : "Loop";
@@ -346,6 +367,9 @@
         pen.fill();
       }
       pen.fillStyle = colours.ink;
+      if (this.kept && this.kept < take.sec) { // from here on it goes its own way
+        for (let y = 0; y < height; y += 6) pen.fillRect((this.kept / take.sec) * width, y, 1, 3);
+      }
       pen.fillRect(clamp(now - 0.75, 0, width - 1.5), 0, 1.5, height);
     }
 
@@ -582,11 +606,80 @@
       if (take.song !== from) from.pause();
       take.song.choose(take.song.takes.indexOf(take));
       bar.take(take.song);
-      take.song.seek(position);
+      take.song.seek(position + from.origin - take.song.origin); // the same moment, though one may begin in the other
       if (wanted && !take.song.wanted) take.song.play();
       take.song.refresh();
     },
+
+    /** A song and the one it grew from, at the moment before they part. */
+    withElder(song) {
+      const { elder } = song;
+      elder.build();
+      elder.choose(elder.takes.findIndex(({ level }) => level === song.take.level));
+      for (const [letter, one] of [["A", elder], ["B", song]]) if (!this.holds(letter, one)) this.pin(letter, one);
+      bar.take(song);
+      song.seek(Math.max(song.kept - BEFORE_SEC, 0));
+      song.play();
+    },
   };
+
+  /** Takes worth keeping, and moments worth going on from: the page writes the commands. */
+  const curate = {
+    kept: new Set(),
+    place: `jukebox kept ${location.pathname}`,
+
+    keep(song) {
+      const { codes } = song.facts;
+      if (!this.kept.delete(codes)) this.kept.add(codes);
+      try { localStorage.setItem(this.place, JSON.stringify([...this.kept])); } catch { /* remembered while it is open */ }
+      song.refresh();
+      this.show();
+    },
+
+    /** What was kept when this page was last open. */
+    recall() {
+      try {
+        const known = new Set(data.songs.map(({ codes }) => codes));
+        this.kept = new Set(JSON.parse(localStorage.getItem(this.place) ?? "[]").filter((codes) => known.has(codes)));
+      } catch { /* nothing is remembered here */ }
+      this.show();
+    },
+
+    show() {
+      const box = find(document, ".kept-takes");
+      box.hidden = !this.kept.size;
+      const codes = data.songs.map((facts) => facts.codes).filter((one) => this.kept.has(one));
+      find(box, ".count").textContent = codes.length === 1 ? "One take kept" : `${codes.length} takes kept`;
+      find(box, "code").textContent = data.keep.replace("{codes}", () => codes.map(quoted).join(" "));
+    },
+
+    singOn(song) {
+      const { position } = song;
+      song.onward ??= this.build(song);
+      find(song.onward, "b").textContent = clock(position);
+      find(song.onward, "code").textContent = data.continue
+        .replace("{codes}", () => quoted(song.facts.codes))
+        .replace("{seconds}", position.toFixed(2));
+    },
+
+    build(song) {
+      const box = make("div", "onward-box");
+      const line = make("p", "note", "The beginning up to ");
+      line.append(make("b"), ", sung on another way:");
+      const command = make("pre", "command");
+      command.tabIndex = 0;
+      command.append(make("code"));
+      box.append(line, command);
+      find(song.element, ".listen").append(box);
+      addCopyButton(command);
+      return box;
+    },
+  };
+
+  /** A word of a command line. */
+  function quoted(word) {
+    return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`;
+  }
 
   /** The next or previous song that sounds; it goes on playing if music was on. */
   function go(step) {
@@ -641,6 +734,7 @@
     .map((element, k) => new Song(element, data.songs[k]))
     .filter((song) => song.takes.length);
   document.documentElement.classList.add("live");
+  curate.recall();
 
   const near = new IntersectionObserver((entries) => {
     for (const entry of entries) {

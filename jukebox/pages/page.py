@@ -27,6 +27,16 @@ class WordTime:
             object.__setattr__(self, "confidence", 0.0)
 
 
+@dataclass(frozen=True)
+class Parent:
+    """What a song grew from: another take, or a recording, of which start_sec to end_sec are its beginning."""
+
+    name: str  # what it is called where it is not on the page: "songs:3", the file of a recording
+    start_sec: float
+    end_sec: float
+    key: str = ""  # the `Item.key` of the take; "" for a recording
+
+
 @dataclass(frozen=True, eq=False)
 class Take:
     """One recording of an item: the same song decoded from one level. Level 0 is the finest."""
@@ -64,10 +74,20 @@ class Item:
     words: tuple[WordTime, ...] | None = None
     alignment: NDArray[Any] | str | None = None  # [time, characters] 0..1 over the whole song, or the href of its PNG
     downloads: Mapping[str, str] = field(default_factory=dict)  # of the song as a whole: {"codes": href}
-    parent: int | None = None  # id of the item this one continues or upsamples, on the same page
+    key: str = ""  # names this take among the takes of all runs; what `Parent.key` points to
+    parent: Parent | None = None  # the take or recording this one begins with
     command: str = ""  # what makes this item again; "" means the page's command
+    codes: str = ""  # where its codes are, as the command line takes it: "songs:3"
     partial: str = ""  # "12 of 33 windows" while it is still being sung; "" when it is whole
     note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its title, else the first line of its lyrics, else its number."""
+        first_line = next((line.strip() for line in self.lyrics.splitlines() if line.strip()), "")
+        if len(first_line) > 48:
+            first_line = first_line[:48].rsplit(" ", 1)[0] + " …"
+        return self.title.strip() or first_line or f"Song {self.id}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +113,8 @@ class Page:
     licence: str = ""
     ai_generated: bool = True
     is_level: bool = False  # the page of one level, in a folder below the page of all levels
+    continue_command: str = ""  # sings on from {codes}, after {seconds} of them
+    keep_command: str = ""  # puts {codes}, one or several, into a store of their own
     levels: tuple[tuple[str, str], ...] = ()  # (label, href) of the pages of single levels
 
     @property

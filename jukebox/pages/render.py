@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from jukebox import files
 from jukebox.pages import escape, links, template
-from jukebox.pages.page import Group, Item, Page, Take, WordTime
+from jukebox.pages.page import Group, Item, Page, Parent, Take, WordTime
 from jukebox.pages.sound import Sound, describe_audio
 from jukebox.pages.view import PageView, player_data
 
-__all__ = ["Group", "Item", "Page", "Sound", "Take", "WordTime", "describe_audio", "take", "write_page", "write_run"]
+__all__ = [
+    "Group", "Item", "Page", "Parent", "Sound", "Take", "WordTime", "describe_audio", "take", "write_page", "write_run",
+]  # fmt: skip
 
 
 def take(

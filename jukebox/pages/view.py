@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jukebox import files
 from jukebox.errors import DataError
 from jukebox.pages import escape
+from jukebox.pages.family import Family, Node
 from jukebox.pages.links import Inside, data_uri
 from jukebox.pages.page import Group, Item, Page, Take
 
@@ -32,10 +33,8 @@ class PageView:
         self.embed_from = embed_from
         takes = sum(len(item.takes) for item in page.all_items)
         self.preload = "metadata" if takes <= EAGER_TAKES else "none"
-        self.number = 0
-        self.anchors: dict[int, str] = {}  # item id -> anchor of the first item that bears it
-        for number, item in enumerate(page.all_items, start=1):
-            self.anchors.setdefault(item.id, f"song-{number}")
+        self.family = Family(page)
+        self.anchors = {id(item): f"song-{number}" for number, item in enumerate(page.all_items, start=1)}
 
     def page(self) -> dict[str, Any]:
         page = self.source
@@ -54,6 +53,8 @@ class PageView:
             "up": page.is_level and not self.embed_from,
             "levels": [{"label": label, "href": escape.href(href)} for label, href in page.levels],
             "contents": named if len(named) > 1 else [],
+            "tree": self.tree(),
+            "has_tree": bool(self.family.roots),
             "groups": groups,
             "command": page.command,
             "facts": _facts(page.settings),
@@ -69,19 +70,54 @@ class PageView:
             "songs": [self.song(item) for item in group.items],
         }
 
+    def tree(self) -> list[dict[str, Any]]:
+        """Who grew from whom, as steps: `down` opens a list, `up` closes one, `next` ends an entry, `twig` begins one."""
+        steps: list[dict[str, Any]] = []
+        before = -1
+        for depth, node in self.family.walk():
+            steps += [{"down": True}] if depth > before else [*([{"up": True}] * (before - depth)), {"next": True}]
+            steps.append({"twig": self.twig(node)})
+            before = depth
+        steps += [{"up": True}] * (before + 1)
+        return [{"down": None, "up": None, "next": None, "twig": None} | step for step in steps]
+
+    def twig(self, node: Node) -> dict[str, Any]:
+        def units(sec: float) -> str:
+            return f"{1000 * max(sec, 0.0) / (self.family.length_sec or 1.0):.1f}"
+
+        return {
+            "twig_href": f"#{self.anchors[id(node.item)]}" if node.item else "",
+            "twig_number": node.item.id if node.item else "",
+            "twig_name": node.name,
+            "twig_from": f"from {_clock(node.kept_sec)}" if node.parent else "",
+            "kept_x": units(node.origin_sec), "kept_width": units(node.kept_sec),
+            "own_x": units(node.origin_sec + node.kept_sec), "own_width": units(node.length_sec - node.kept_sec),
+        }  # fmt: skip
+
+    def parent(self, item: Item) -> dict[str, Any] | None:
+        """What a song begins with, in words, and a link to it if it is on this page."""
+        node = self.family.of(item)
+        if node.parent is None:
+            return None
+        begin, end = node.parent.start_sec, node.parent.end_sec
+        elder = node.elder.item if node.elder else None
+        return {
+            "grown": f"begins with {f'{begin:g} to {end:g} s' if begin else f'the first {end:g} s'} of",
+            "parent_name": node.parent.name,
+            "parent_href": f"#{self.anchors[id(elder)]}" if elder else "",
+        }
+
     def song(self, item: Item) -> dict[str, Any]:
-        self.number += 1
         page = self.source
         facts = dict(item.settings) | ({} if item.seed is None else {"seed": item.seed})
         sounds = {label_of(take): self.exact(take) for take in item.takes}
         ai = {"origin": "AI-generated"} if page.ai_generated else {}
         words = item.words or ()
         unsure = sum(word.confidence < SURE for word in words)
-        parent = self.anchors.get(item.parent) if item.parent is not None else None
         return {
-            "number": self.number,
-            "song_anchor": f"song-{self.number}",
-            "song_title": title_of(item),
+            "number": item.id,
+            "song_anchor": self.anchors[id(item)],
+            "song_title": item.name,
             "byline": " · ".join(filter(None, [item.artist, item.genre])),
             "length": _clock(item.takes[0].length_sec) if item.takes else "",
             "partial": item.partial,
@@ -92,7 +128,7 @@ class PageView:
             "lines": [{"line": line} for line in escape.plain(item.lyrics).split("\n")],
             "lang": item.lang,
             "has_song_links": bool(item.downloads),
-            "song_links": self.downloads(item.downloads, title_of(item)),
+            "song_links": self.downloads(item.downloads, item.name),
             "timing": f"{unsure} of {len(words)} words are faint: the attention was spread, their times are guesses."
             if unsure
             else "",
@@ -100,7 +136,7 @@ class PageView:
             "has_pictures": bool(self.pictures(item)),
             "has_alignment": isinstance(item.alignment, str),
             "song_facts": _facts(facts | sounds | {"made": page.created, "licence": page.licence} | ai),
-            "parent": {"parent_href": f"#{parent}", "parent_number": parent[len("song-") :]} if parent else None,
+            "parent": self.parent(item),
             "song_command": item.command or page.command,
         }
 
@@ -109,9 +145,9 @@ class PageView:
             "take_label": label_of(take),
             "src": self.sound(take),
             "preload": self.preload,
-            "listen": f"{title_of(item)}, {label_of(take)}",
+            "listen": f"{item.name}, {label_of(take)}",
             "loudness": loudness_of(take),
-            "links": self.downloads(take.downloads, f"{title_of(item)}, {label_of(take)}"),
+            "links": self.downloads(take.downloads, f"{item.name}, {label_of(take)}"),
         }
 
     def exact(self, take: Take) -> str:
@@ -158,14 +194,6 @@ class PageView:
             raise DataError(f"{files.printable(str(file))}: cannot be put into the page ({error.strerror}).") from error
 
 
-def title_of(item: Item) -> str:
-    """The item's title, else the first line of its lyrics, else its number."""
-    first_line = next((line.strip() for line in item.lyrics.splitlines() if line.strip()), "")
-    if len(first_line) > 48:
-        first_line = first_line[:48].rsplit(" ", 1)[0] + " …"
-    return item.title.strip() or first_line or f"Song {item.id}"
-
-
 def label_of(take: Take) -> str:
     return take.label or f"Level {take.level}"
 
@@ -177,13 +205,17 @@ def loudness_of(take: Take) -> str:
 def player_data(page: Page) -> dict[str, Any]:
     """What the script needs and the HTML does not say."""
     takes = sum(len(item.takes) for item in page.all_items)
+    family = Family(page)
+    numbers = {id(item): number for number, item in enumerate(page.all_items)}
     points = max(FEWEST_PEAKS, PEAK_BUDGET * 3 // (8 * max(takes, 1)))  # a pair is two bytes, 8/3 characters of base 64
     return {
         "title": escape.plain(page.title),
         "sure": SURE,
+        "continue": escape.plain(page.continue_command),
+        "keep": escape.plain(page.keep_command),
         "songs": [
             {
-                "title": escape.plain(title_of(item)),
+                "title": escape.plain(item.name),
                 "artist": escape.plain(item.artist),
                 "takes": [
                     {
@@ -199,8 +231,12 @@ def player_data(page: Page) -> dict[str, Any]:
                      round(word.confidence, 2), word.line]
                     for word in item.words or ()
                 ],
+                "codes": escape.plain(item.codes),
+                "kept": round(node.kept_sec, 4),
+                "origin": round(node.origin_sec, 4),
+                "elder": numbers.get(id(node.elder.item)) if node.elder else None,
             }
-            for item in page.all_items
+            for item, node in ((item, family.of(item)) for item in page.all_items)
         ],
     }  # fmt: skip
 

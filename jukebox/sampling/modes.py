@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from jukebox.codestore.store import CodeStore
 from jukebox.errors import CheckpointError, DataError, UsageError
 from jukebox.models import restricted
 from jukebox.models.codec import Codec
+from jukebox.sampling import lineage
 from jukebox.sampling.levels import Codes
 
 Given = dict[int, Codes]  # codes of each level that an item begins with
@@ -103,24 +103,24 @@ def _cut(given: Given, geometry: Geometry, prompt_samples: int | None) -> Given:
 
 
 def load_codes(where: str, geometry: Geometry, fingerprint: str) -> list[Given]:
-    """Saved codes of `--codes_file`: a data.pth.tar, a store, or one of its items as STORE:ID.
+    """Saved codes of `--codes_file`: a data.pth.tar, a store or a run that holds one, or items of it as STORE:3,5.
 
     Raises UsageError when there is nothing there, CheckpointError or StoreError when it is not what it should be.
     """
-    path, _, item = where.partition(":") if not Path(where).exists() else (where, "", "")
-    if Path(path).is_dir():
+    path, items = lineage.split(where)
+    if path.is_dir():
         store = CodeStore.open(path, expect_fingerprint=fingerprint, expect_geometry=geometry)
-        items = [store.find(item)] if item else range(len(store))
-        return [{level: _whole(store, level, i) for level in store.levels} for i in items]
-    if not Path(path).is_file():
+        places = [store.find(item) for item in items] if items else range(len(store))
+        return [{level: _whole(store, level, i) for level in store.levels} for i in places]
+    if not path.is_file() or items:
         raise UsageError(f"--codes_file={where}: there is no such file, and no store of codes of that name.")
-    tree = restricted.load(Path(path))
+    tree = restricted.load(path)
     zs = tree.get("zs") if isinstance(tree, Mapping) else tree
     if not isinstance(zs, list | tuple) or not all(isinstance(z, torch.Tensor) and z.dim() == 2 for z in zs):
         raise CheckpointError(f"--codes_file={path}: not saved codes: no list `zs` of tensors [songs, codes].")
     if len(zs) != len(geometry.hops):
         raise CheckpointError(f"--codes_file={path} has {len(zs)} levels, the model has {len(geometry.hops)}.")
-    return _rows(zs, geometry, path)
+    return _rows(zs, geometry, str(path))
 
 
 def _whole(store: CodeStore, level: int, i: int) -> Codes:

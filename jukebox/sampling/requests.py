@@ -29,6 +29,7 @@ from jukebox.files import printable
 from jukebox.labels import timed
 from jukebox.labels.song import SongMeta
 from jukebox.models.model_set import ModelSet
+from jukebox.pages.page import Parent
 from jukebox.sampling.hps import DrawHps, SongHps
 from jukebox.sampling.logits import Knobs
 
@@ -54,7 +55,8 @@ class Blend:
 class Request:
     """One item. item numbers it over the whole run; seed and item together give its noise.
 
-    None and empty: as the flags say. draw: temp, top_k, top_p, min_p, one value or one per level.
+    None and empty: as the flags say. draw: temp, top_k, top_p, min_p, one value or one per level. parent: what it begins
+    with, known once its codes are given.
     """
 
     item: int
@@ -66,10 +68,14 @@ class Request:
     prompt: str = ""
     prompt_sec: float | None = None
     draw: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    parent: Parent | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `from_json` reads them back."""
-        return {**asdict(self), "song": self.song.to_json()}
+        found = {**asdict(self), "song": self.song.to_json()}
+        if self.parent is None:
+            del found["parent"]
+        return found
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Request:
@@ -79,7 +85,9 @@ class Request:
             for blend in value["blends"]
         )
         draw = {name: tuple(values) for name, values in value["draw"].items()}
-        return cls(**{**value, "song": SongMeta.from_json(value["song"]), "blends": blends, "draw": draw})
+        parent = Parent(**value["parent"]) if value.get("parent") else None
+        song = SongMeta.from_json(value["song"])
+        return cls(**{**value, "song": song, "blends": blends, "draw": draw, "parent": parent})
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,12 @@ def requests_of(song: SongHps, seed: int, n_samples: int | None) -> list[Request
     each = [request for request, count in asked for _ in range(count)]
     if not each:
         raise DataError(f"--requests={song.requests}: every song of it has n_samples = 0.")
-    if n_samples is not None:
-        each = [each[i % len(each)] for i in range(n_samples)]
-    return [replace(request, item=item) for item, request in enumerate(each)]
+    return by_turns(each, len(each) if n_samples is None else n_samples)
+
+
+def by_turns(asked: Sequence[Request], n_samples: int) -> list[Request]:
+    """So many items, numbered, each like one of those asked for, in turn."""
+    return [replace(asked[item % len(asked)], item=item) for item in range(n_samples)]
 
 
 def _lyrics(song: SongHps) -> timed.Lyrics | tuple[str, None]:

@@ -57,6 +57,21 @@ def test_cut_and_join(tiny, tmp_path, capsys):
     np.testing.assert_array_equal(CodeStore.open(tmp_path / "c").codes(1, 1), tiny.codes(3)[1][:28])
 
 
+def test_keep_chooses_out_of_runs_too(tiny, tmp_path, capsys):
+    run = tmp_path / "songs"  # the folder of a sampling run keeps its store in codes/
+    tiny.make(run / "codes")
+    other = tiny.make(tmp_path / "a:b").root
+    with pytest.raises(StoreError, match="is in .* too"):
+        main(["keep", f"{run}:2", f"{other}:2", "--out", str(tmp_path / "twice")])
+    assert main(["keep", f"{run}:3,a/song 1.wav", f"{other}:0", "--out", str(tmp_path / "best")]) == 0
+    assert "from" in capsys.readouterr().out
+    assert CodeStore.open(tmp_path / "best").relpaths == ["a/song 3.wav", "a/song 1.wav", "a/song 0.wav"]
+    assert main(["info", str(run), "--quick"]) == 0 and "5 in 2 shards" in capsys.readouterr().out
+    for choice in (str(run), "songs:", ":1"):
+        with pytest.raises(UsageError, match="which items of it"):
+            main(["keep", choice, "--out", str(tmp_path / "none")])
+
+
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [

@@ -133,6 +133,19 @@ def test_joined_stores_hold_everything_and_refuse_what_does_not_fit(tiny, tmp_pa
         tools.join(tmp_path / "wide", [store, tiny.make(tmp_path / "compat", compat=True)])
 
 
+def test_the_best_of_several_stores(tiny, tmp_path):
+    store = tiny.make(tmp_path / "s")
+    piece = tools.cut(tmp_path / "piece", store, [1], 0.05)
+    kept = tools.keep(tmp_path / "kept", [(store, 3), (piece, 0), (store, 0)])
+    assert kept.relpaths == ["a/song 3.wav", "a/song 1.wav", "a/song 0.wav"] and tools.verify(kept.root) == []
+    assert kept.item(1).offset_samples == 384
+    np.testing.assert_array_equal(kept.codes(0, 1), piece.codes(0, 0))
+    with pytest.raises(StoreError, match="no items are chosen"):
+        tools.keep(tmp_path / "none", [])
+    with pytest.raises(StoreError, match="is in .* too"):
+        tools.keep(tmp_path / "twice", [(store, 3), (store, 3)])
+
+
 class Ramp:
     """A codec whose audio tells where it is: sample t of a song is t."""
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jukebox.pages.render import Group, Item, Page, WordTime, take, write_run
+from jukebox.pages.render import Group, Item, Page, Parent, WordTime, take, write_run
 from jukebox.pages.server import make_server
 
 SR_HZ, LENGTH_SEC = 8000, 20
@@ -78,7 +78,9 @@ def make_page(folder: Path, *, text=lambda usual: usual, levels=(2, 1, 0)) -> Pa
                 if number == 0
                 else None,
                 alignment=weights if number == 0 else None,
-                parent=0 if number == 2 else None,
+                key=f"run:{number}",
+                codes=f"songs:{number}",
+                parent=Parent("songs:0", 0.0, 12.0, "run:0") if number == 2 else None,
                 note=text("") or "",
             )
         )
@@ -86,6 +88,8 @@ def make_page(folder: Path, *, text=lambda usual: usual, levels=(2, 1, 0)) -> Pa
         text("An evening"),
         command=text("python jukebox/sample.py --name=evening --seed=40"),
         created="20 November 2026",
+        continue_command="python jukebox/sample.py --codes_file={codes} --prompt_length_in_seconds={seconds} --seed=1",
+        keep_command="python jukebox/codes.py keep {codes} --out=best",
         settings={"mode": text("ancestral")},
         groups=(Group(text("From scratch"), tuple(items[:2])), Group(text("Continued"), tuple(items[2:]))),
         licence=text("No rights reserved."),
@@ -149,7 +153,7 @@ class OpenPage:
 
     def __init__(self, context):
         self.tab = context.new_page()
-        self.tab.set_default_timeout(8000)
+        self.tab.set_default_timeout(30000)
         self.requests: list[str] = []
         self.faults: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))

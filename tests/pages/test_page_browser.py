@@ -206,6 +206,47 @@ def test_a_and_b_swap_at_the_same_position(run_folder, open_page):
     assert page.locator(".bar-take").text_content() == "A: Level 0"
 
 
+def test_the_tree_of_takes_and_a_comparison_at_the_moment_they_part(run_folder, open_page):
+    page = open_page(index(run_folder))
+    tree = page.get_by_role("navigation", name="How they grew")
+    assert tree.locator("ul ul .twig").inner_text().split("\n")[:2] == ["2", "Song of 2"]
+    assert "from 0:12" in tree.locator("ul ul .twig").inner_text()
+    kept, own = (tree.locator(f"ul ul rect.{kind}") for kind in ("kept", "own"))
+    assert (kept.get_attribute("width"), own.get_attribute("x")) == ("600.0", "600.0")  # 12 of 20 s
+    tree.get_by_role("link", name="Song of 2").click()
+    page.wait("location.hash === '#song-3'")
+    page.get_by_role("button", name="Compare Song of 2 with Song of 0, from where they part").click()
+    page.wait("!document.querySelectorAll('audio')[8].paused")
+    page.wait("document.querySelectorAll('audio')[8].currentTime >= 9")
+    assert page.locator(".bar-take").text_content() == "B: Level 0"
+    page.keyboard.press("x")
+    page.wait("!document.querySelectorAll('audio')[2].paused")
+    assert page.playing() == [2]
+    assert 9 <= page.positions()[2] < 12
+    page.keyboard.press("x")
+    page.wait("!document.querySelectorAll('audio')[8].paused")
+    assert not page.faults
+
+
+def test_takes_are_kept_and_sung_on_by_commands_of_the_page(run_folder, open_page):
+    page = open_page(index(run_folder))
+    assert not page.locator(".kept-takes").is_visible()
+    page.locator("#song-1").get_by_role("button", name="Keep this take").click()
+    page.locator("#song-3").get_by_role("button", name="Keep this take").click()
+    kept = page.locator(".kept-takes")
+    assert "2 takes kept" in kept.inner_text()
+    assert kept.locator("code").text_content() == "python jukebox/codes.py keep songs:0 songs:2 --out=best"
+    page.reload()
+    assert page.locator("#song-3 .keep").get_attribute("aria-pressed") == "true"
+    page.locator("#song-3 .keep").click()
+    assert kept.locator("code").text_content() == "python jukebox/codes.py keep songs:0 --out=best"
+    page.locator("#song-1 .wave").press("PageUp")
+    page.locator("#song-1").get_by_role("button", name="Sing on from here").click()
+    command = page.locator("#song-1 .onward-box code").text_content()
+    assert command == "python jukebox/sample.py --codes_file=songs:0 --prompt_length_in_seconds=15.00 --seed=1"
+    assert not page.faults
+
+
 def test_loop_and_speed(run_folder, open_page):
     page = open_page(index(run_folder))
     loop = page.locator(".loop").first
@@ -367,7 +408,7 @@ def test_facts_and_command(run_folder, open_page):
     page.locator("#song-1 .copy").click()
     page.wait("document.querySelector('#song-1 .copy').textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == "python jukebox/sample.py --name=evening --seed=40"
-    assert page.locator("#song-3 .byline a").get_attribute("href") == "#song-1"
+    assert page.locator("#song-3 .grown a").get_attribute("href") == "#song-1"
 
 
 def test_downloads(run_folder, open_page, serve_ours):

@@ -23,6 +23,7 @@ from jukebox.pages.render import (
     Group,
     Item,
     Page,
+    Parent,
     Take,
     WordTime,
     describe_audio,
@@ -237,15 +238,18 @@ def test_titles_and_groups_and_parents():
         lyrics="\n  The first line of a song that goes on and on and on without an end\nsecond",
         takes=(plain_take(),),
     )
+    near, far = Parent("run:7", 0.0, 1.5, "a:7"), Parent("elsewhere:3", 2.0, 5.0, "b:3")
+    first = replace(first, key="a:7")
     page = Page(
-        "P", groups=(Group("From scratch", (first,)), Group("Continued", (Item(8, parent=7), Item(9, parent=3))))
+        "P", groups=(Group("From scratch", (first,)), Group("Continued", (Item(8, parent=near), Item(9, parent=far))))
     )
     data = data_of(render_page(page))
     assert [song["title"] for song in data["songs"]] == [
         "The first line of a song that goes on and on …", "Song 8", "Song 9",
     ]  # fmt: skip
     text = render_page(page)
-    assert text.count("grown from song") == 1 and 'href="#song-1"' in text
+    assert 'begins with the first 1.5 s of <a href="#song-1">run:7</a>' in text
+    assert 'begins with 2 to 5 s of <b dir="auto">elsewhere:3</b>' in text
     assert 'href="#group-2">Continued' in text
 
 
