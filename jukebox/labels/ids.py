@@ -2,10 +2,12 @@
 
 A table has one `name;id` per line; id 0 is "unknown". Version 2 (5b, 5b_lyrics, the upsamplers) reduces names to
 a-z, 0-9 and `_` and gives each word of a genre its own id; version 3 (1b_lyrics) takes names as they are, lower-cased,
-and one id for a whole genre.
+and one id for a whole genre. A folder without these files may hold those of the Hugging Face port's tokenizer instead:
+artists.json, genres.json and lyrics.json, names (characters) to ids, with `.v2` behind the names of version 2.
 """
 
 import difflib
+import json
 import logging
 import re
 import unicodedata
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 MOST_WARNINGS = 10  # unknown names told one by one
+PORT = {"artist": "artists.json", "genre": "genres.json", "alphabet": "lyrics.json"}
+PORT_VOCAB = {2: 80, 3: 79}  # entries of lyrics.json: which version it is the alphabet of
 ESCAPES = {"t": "\t", "n": "\n", "\\": "\\", "s": " "}
 
 # What anyascii spells otherwise than the transliteration the published models were trained with.
@@ -61,6 +65,34 @@ def read_table(path: Path) -> IdTable:
     return IdTable(path, ids)
 
 
+def find_table(folder: Path, version: int, kind: str) -> IdTable:
+    """The table of a kind ("artist" or "genre") in a folder: a text file, else the port's. Raises DataError."""
+    own, port = folder / f"v{version}_{kind}_ids.txt", folder / PORT[kind]
+    return read_port_table(port, version) if port.is_file() and not own.is_file() else read_table(own)
+
+
+def read_port_table(path: Path, version: int) -> IdTable:
+    """The names of one version in a JSON file of the port: those that end in `.v2`, or the others. Raises DataError."""
+    ids = {
+        name.removesuffix(".v2").strip().lower(): id_
+        for name, id_ in _port_ids(path).items()
+        if name.endswith(".v2") == (version == 2)
+    }
+    if not ids:
+        raise DataError(f"{path}: no name in it is of version {version} (v2 names end in `.v2`)")
+    return IdTable(path, ids)
+
+
+def _port_ids(path: Path) -> dict[str, int]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(found, dict) or not all(type(id_) is int and id_ >= 0 for id_ in found.values()):
+        raise DataError(f"{path}: needs one object of names and ids from 0 up, as the port's tokenizer has it")
+    return found
+
+
 def write_table(table: IdTable) -> str:
     """The text of a table file, sorted by id."""
     return "".join(f"{name};{id_}\n" for name, id_ in sorted(table.ids.items(), key=lambda item: (item[1], item[0])))
@@ -83,9 +115,10 @@ class LabelIds:
 
     @classmethod
     def open(cls, folder: Path | str = "", version: int = 3, *, strict: bool = False) -> "LabelIds":
-        """`v<version>_artist_ids.txt` and `v<version>_genre_ids.txt` of a folder, by default the shipped one."""
+        """`v<version>_artist_ids.txt` and `v<version>_genre_ids.txt` of a folder, by default the shipped one; or what the
+        port calls them."""
         root = Path(folder) if folder else share_folder() / "data" / "ids"
-        artists, genres = (read_table(root / f"v{version}_{kind}_ids.txt") for kind in ("artist", "genre"))
+        artists, genres = (find_table(root, version, kind) for kind in ("artist", "genre"))
         return cls(version, artists, genres, strict)
 
     def check(self, y_bins: tuple[int, int]) -> None:
@@ -180,11 +213,15 @@ class Alphabet:
 
     @classmethod
     def open(cls, folder: Path | str = "", version: int = 3, *, text_compat: str = "anyascii") -> "Alphabet":
-        """`alphabet_v<version>.txt` of a folder, or the shipped one where it has none."""
-        name = f"alphabet_v{version}.txt"
-        own = Path(folder) / name if folder else None
-        path = own if own is not None and own.is_file() else share_folder() / "data" / "ids" / name
-        return cls(read_alphabet(path), transliterator(text_compat))
+        """`alphabet_v<version>.txt` of a folder, or what the port calls it, or the shipped one where it has neither."""
+        name, spelled = f"alphabet_v{version}.txt", transliterator(text_compat)
+        if folder and (own := Path(folder) / name).is_file():
+            return cls(read_alphabet(own), spelled)
+        if folder and (port := Path(folder) / PORT["alphabet"]).is_file():
+            characters = read_port_alphabet(port)
+            if len(characters) + 1 == PORT_VOCAB[version]:
+                return cls(characters, spelled)
+        return cls(read_alphabet(share_folder() / "data" / "ids" / name), spelled)
 
     def check(self, n_vocab: int) -> None:
         """Raises HparamsError when a model was made for another number of characters."""
@@ -233,6 +270,15 @@ def read_alphabet(path: Path) -> str:
         if character in characters:
             raise DataError(f"{path}: {character!r} stands there twice")
         characters += character
+    return characters
+
+
+def read_port_alphabet(path: Path) -> str:
+    """The characters of the port's lyrics.json in the order of their tokens. Raises DataError."""
+    by_token = {id_: character for character, id_ in _port_ids(path).items() if id_}
+    characters = "".join(by_token.get(token, "") for token in range(1, max(by_token, default=0) + 1))
+    if len(characters) != max(by_token, default=0) or any(len(c) != 1 for c in by_token.values()):
+        raise DataError(f"{path}: needs one character for every id from 1 up, as the port's tokenizer has it")
     return characters
 
 

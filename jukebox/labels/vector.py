@@ -5,6 +5,7 @@ S lyric tokens (0 = padding).
 """
 
 import bisect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,11 @@ from jukebox.errors import DataError, HparamsError
 from jukebox.labels.ids import Alphabet, LabelIds
 from jukebox.labels.song import CharTime, SongMeta
 
+log = logging.getLogger(__name__)
+
 Vector = NDArray[np.int64]
+UNSUNG = "\r\ufeff"  # line ends of other systems, byte order marks: nobody misses them
+MOST_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Labeller:
         self.ids, self.alphabet = ids, alphabet
         self.max_genre_words, self.n_tokens = max_genre_words, n_tokens
         self.sample_length, self.sr_hz = sample_length, sr_hz
+        self._lost = set(UNSUNG)  # characters that the alphabet lacks and that were told, or are no loss
 
     @property
     def columns(self) -> int:
@@ -71,6 +77,8 @@ class Labeller:
         ids, for an unknown name.
         """
         lyrics, sources = self.alphabet.clean(song.lyrics)
+        if self.n_tokens:
+            self._tell_lost(set(song.lyrics) - {song.lyrics[i] for i in sources})
         tokens = self.alphabet.tokens(lyrics)
         times = tuple(song.times[i] for i in sources) if song.times is not None else None
         artist = self.ids.artist_id(song.artist)
@@ -108,6 +116,14 @@ class Labeller:
             "genre": self.ids.genre_name([int(id_) for id_ in y[4:genres]]),
             "lyrics": self.alphabet.text([int(token) for token in y[genres:]]),
         }
+
+    def _tell_lost(self, characters: set[str]) -> None:
+        """Say once of each character of lyrics that the alphabet lacks it."""
+        fresh = sorted(characters - self._lost)
+        if fresh:
+            self._lost.update(fresh)
+            shown = ", ".join(map(repr, fresh[:MOST_SHOWN])) + (" ..." if len(fresh) > MOST_SHOWN else "")
+            log.warning("%d characters of lyrics are not in the alphabet and are left out: %s", len(fresh), shown)
 
     def _indices(self, label: Label, total: int, offset: int, duration: int | None = None) -> list[int]:
         duration = self.sample_length if duration is None else duration

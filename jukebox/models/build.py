@@ -78,7 +78,7 @@ def prior_shape(hps: Resolved) -> PriorShape:
     if n_tokens and not label.labelled:
         raise HparamsError("--use_tokens needs labels: give --labels=True and --y_bins=GENRES,ARTISTS.")
     if p.single_enc_dec and not n_tokens:
-        raise HparamsError("--single_enc_dec needs lyrics: give --use_tokens --n_tokens=N --n_vocab=V.")
+        raise HparamsError("--single_enc_dec needs lyrics: give --use_tokens --n_tokens=N.")
     separate = bool(n_tokens) and not p.single_enc_dec
     return PriorShape(
         level=p.level, hops=v.hops, bins=v.l_bins, n_ctx=p.n_ctx,

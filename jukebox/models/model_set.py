@@ -18,6 +18,7 @@ from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams import presets
 from jukebox.hparams.resolve import Resolved, keys_of
 from jukebox.interop.published import Entry
+from jukebox.labels.ids import PORT
 from jukebox.models import build, checkpoint
 from jukebox.models.codec import VQVAECodec
 from jukebox.models.port import Port, is_port
@@ -239,6 +240,9 @@ def ids_dir_of(models: ModelSet, hps: Resolved) -> str:
         absent = [
             url for url in models.ids if f"/{version}_" in url and not (folder / url.rpartition("/")[2]).is_file()
         ]
+        port = Path(models.vqvae.checkpoint)
+        if absent and is_port(port) and all((port / PORT[kind]).is_file() for kind in ("artist", "genre")):
+            return str(port)
         if absent:
             shown = "\n".join(f"  {url}" for url in absent)
             raise CheckpointError(

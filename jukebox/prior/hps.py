@@ -110,7 +110,7 @@ class LabelHps:
     )
     use_tokens: bool = key(False, "condition on lyrics")
     n_tokens: int = key(0, "lyrics seen by one window", unit="characters", ge=0)
-    n_vocab: int = key(0, "size of the lyric alphabet", unit="characters", ge=0)
+    n_vocab: int = key(0, "size of the lyric alphabet; 0 = as its file says", unit="characters", ge=0)
 
     @field_validator("y_bins")
     @classmethod
@@ -123,10 +123,8 @@ class LabelHps:
 
     @model_validator(mode="after")
     def _complete(self) -> "LabelHps":
-        if self.use_tokens and not (self.n_tokens and self.n_vocab):
-            raise ValueError(
-                "--use_tokens needs --n_tokens (characters per window) and --n_vocab (size of the alphabet)."
-            )
+        if self.use_tokens and not self.n_tokens:
+            raise ValueError("--use_tokens needs --n_tokens, the characters that a window sees.")
         if None not in (self.min_duration, self.max_duration) and self.min_duration >= self.max_duration:  # type: ignore[operator]
             raise ValueError(
                 f"--min_duration={self.min_duration:g} must be less than --max_duration={self.max_duration:g}."

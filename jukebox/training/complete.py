@@ -13,9 +13,10 @@ from jukebox.data.code_dataset import open_codes
 from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.hparams.resolve import Resolved
+from jukebox.labels.ids import Alphabet
 from jukebox.models import checkpoint, model_set
 from jukebox.models.latent_model import is_flow
-from jukebox.prior.hps import PriorHps
+from jukebox.prior.hps import LabelHps, PriorHps
 from jukebox.training import autoencoder_build, latent_build
 from jukebox.training.asked import presets_of
 from jukebox.training.hps import RunHps
@@ -45,6 +46,8 @@ def complete(hps: Resolved) -> Resolved:
             if theirs.section(RunHps).prior:
                 raise CheckpointError(f"{found.path} is a prior. --restore_vqvae names the VQ-VAE it stands on.")
             hps = _with_vqvae_keys(hps, model_set.vqvae_values(theirs), str(found.path))
+    if run.prior:
+        hps = _with_alphabet(hps)
     if not run.name:
         hps = hps.with_values("the presets' names", name="_".join(presets_of(hps)) or "vqvae")
     return _with_sample_length(hps)
@@ -76,6 +79,15 @@ def _with_vqvae_keys(hps: Resolved, theirs: Mapping[str, Any], where: str) -> Re
     if other:
         raise CheckpointError(f"{where} is another VQ-VAE than the command line says:\n{other}")
     return hps.with_values(where, **{name: theirs[name] for name in names})
+
+
+def _with_alphabet(hps: Resolved) -> Resolved:
+    """The size of the lyric alphabet from its file, where nothing else says it."""
+    label = hps.section(LabelHps)
+    if not label.lyrics or label.n_vocab:
+        return hps
+    ids_dir, version = hps.section(DataHps).ids_dir, 3 if label.labels_v3 else 2
+    return hps.with_values(f"alphabet_v{version}.txt", n_vocab=Alphabet.open(ids_dir, version).n_vocab)
 
 
 PUBLISHED_N_FFT = 2048  # of the spectral loss at a single resolution (vqvae/losses.py)

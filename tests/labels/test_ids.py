@@ -1,5 +1,6 @@
 """Id tables and alphabets as files of users: what is wrong with them is said with file and line."""
 
+import json
 import logging
 
 import pytest
@@ -51,6 +52,34 @@ def test_the_shipped_tables_name_the_corpus():
         assert len(set(genres)) == 4 and all(0 not in words for words in genres)
         assert found.artist_id("unknown") == 0 and found.genre_ids("unknown", 5) == [0]
         assert not set(synth.ALPHABET) - set(Alphabet.open(version=version).characters)
+
+
+def test_the_files_of_the_port(tmp_path):
+    """artists.json, genres.json and lyrics.json of a tokenizer folder; text files beside them win."""
+    (tmp_path / "artists.json").write_text('{"unknown": 0, "AC/DC": 2, "unknown.v2": 0, "ac_dc.v2": 7, ".v2": 0}')
+    (tmp_path / "genres.json").write_text('{"unknown": 0, "hard rock": 5, "unknown.v2": 0, "hard.v2": 1, "rock.v2": 3}')
+    v2, v3 = LabelIds.open(tmp_path, 2, strict=True), LabelIds.open(tmp_path, 3, strict=True)
+    assert (v2.artist_id("AC/DC"), v2.genre_ids("Hard Rock", 5), v2.artist_id("")) == (7, [1, 3], 0)
+    assert (v3.artist_id("AC/DC"), v3.genre_ids("Hard Rock", 1)) == (2, [5])
+    assert v2.artists.bins == 8 and v3.artists.bins == 3
+    shipped = Alphabet.open(version=3).characters
+    characters = shipped[::-1]
+    (tmp_path / "lyrics.json").write_text(json.dumps({"": 0} | {c: i for i, c in enumerate(characters, 1)}))
+    assert Alphabet.open(tmp_path, 3).characters == characters
+    assert Alphabet.open(tmp_path, 2).n_vocab == 80  # of the other version: the shipped one
+    (tmp_path / "v3_artist_ids.txt").write_text("unknown;0\nac/dc;1\n")
+    assert LabelIds.open(tmp_path, 3).artist_id("AC/DC") == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": "b"}', '{"a": -1}', "{", '{"a.v2": 1}'])
+def test_broken_files_of_the_port(tmp_path, content):
+    for name in ("artists.json", "genres.json"):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=r"artists\.json"):
+        LabelIds.open(tmp_path, 3)
+    (tmp_path / "lyrics.json").write_text('{"a": 1, "bc": 2}')
+    with pytest.raises(DataError, match=r"lyrics\.json"):
+        Alphabet.open(tmp_path, 3)
 
 
 def test_unknown_names_are_class_0_with_one_warning_and_the_nearest(caplog):

@@ -1,6 +1,7 @@
 """What --model= means: sets by file, runs, the port where only that was fetched; and what is said when parts do not fit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,11 @@ def test_id_tables_of_a_published_set(runs, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="v3_artist_ids.txt") as raised:
         model_set.ids_dir_of(models, hps)
     assert "v2_" not in str(raised.value) and "fetch.py mine" in str(raised.value)
+    port = tmp_path / "port"
+    port.mkdir()
+    for name in ("pytorch_model.bin", "artists.json", "genres.json"):
+        (port / name).write_text("")
+    assert model_set.ids_dir_of(replace(models, vqvae=model_set.Part(str(port))), hps) == str(port)
     folder = tmp_path / "cache/jukebox/ids"
     folder.mkdir(parents=True)
     for kind in ("artist", "genre"):
