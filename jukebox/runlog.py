@@ -90,6 +90,7 @@ class Progress:
         self._total, self._unit, self._label = total, unit, label
         self._start = self._done = start
         self._notes = ""
+        self._left_sec: float | None = None
         self._began = self._noted = self._spoke = time.monotonic()
         self._shows = world().rank == 0 and log.isEnabledFor(logging.INFO)
         self._bar: Any = None
@@ -106,16 +107,21 @@ class Progress:
         elif self._shows and time.monotonic() - self._spoke > _LINE_EVERY_SEC:
             self._speak()
 
-    def note(self, *, audio_sec: float = 0.0, **values: float) -> None:
-        """Figures to show beside; `audio_sec`: seconds of audio worked through since the last note."""
+    def note(
+        self, text: str = "", *, audio_sec: float = 0.0, left_sec: float | None = None, **values: float
+    ) -> None:  # fmt: skip
+        """Figures to show beside; `audio_sec`: seconds of audio worked through since the last note; `left_sec`: time to
+        the end, where that is known better than from the mean rate."""
         now = time.monotonic()
-        texts = [f"{name} {value:.4g}" for name, value in values.items()]
+        self._left_sec = left_sec
+        texts = [text] * bool(text) + [f"{name} {value:.4g}" for name, value in values.items()]
         if audio_sec:
             texts.append(f"{audio_sec / max(now - self._noted, 1e-9):.3g} s of audio/s")
         self._noted = now
         self._notes = ", ".join(texts)
         if self._bar is not None:
-            self._bar.set_postfix_str(self._notes, refresh=False)
+            left = [] if left_sec is None else [f"all {duration_text(left_sec)} left"]
+            self._bar.set_postfix_str(", ".join([self._notes] * bool(self._notes) + left), refresh=False)
 
     def line(self) -> str:
         """All of it in one line."""
@@ -127,7 +133,8 @@ class Progress:
         if rate:
             texts.append(f"{rate:.3g} {self._unit}/s")
             if self._total and self._total > self._done:
-                texts.append(f"{duration_text((self._total - self._done) / rate)} left")
+                left_sec = (self._total - self._done) / rate if self._left_sec is None else self._left_sec
+                texts.append(f"{duration_text(left_sec)} left")
         return ", ".join(texts)
 
     def close(self) -> None:

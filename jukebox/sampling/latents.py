@@ -100,7 +100,7 @@ def _run(hps: Resolved, flow: TrainedFlow, asked: Sequence[Request], comm: Comm,
             "model": wanted.model, "seed": hps.section(DrawHps).seed, "steps": chosen.flow_steps, "solver": chosen.flow_solver,
             "guidance": chosen.flow_guidance, "length": f"{songs[0].length_samples / rate:.2f} s",
         }  # fmt: skip
-        log.info("%s", folder.page(songs, [0], Facts(root.name, rate, folder.remembered().command, shown)))
+        log.info("%s", folder.page(songs, Facts(root.name, rate, folder.remembered().command, shown)))
     comm.barrier()
     return 0
 

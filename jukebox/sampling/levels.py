@@ -1,4 +1,4 @@
-"""Walks a plan: levels from top to bottom, windows from left to right, songs in batches."""
+"""Songs while they are made, and one window of one level for a batch of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jukebox.labels.vector import Label, Labeller
 from jukebox.prior.model import Prior
 from jukebox.sampling.decode import decode_window
 from jukebox.sampling.logits import draw, gumbel, noise_keys
-from jukebox.sampling.plan import LevelPlan, Window, next_window
+from jukebox.sampling.plan import LevelPlan, Window
 from jukebox.sampling.requests import LevelSettings, Request
 
 Codes = NDArray[np.int64]
@@ -37,7 +37,7 @@ class Song:
 
 @dataclass
 class LevelSinger:
-    """Samples one level of many songs. labeller None for an unlabelled prior; dtype of activations and caches."""
+    """Samples windows of one level, all with the same settings. labeller None for an unlabelled prior; dtype of activations and caches."""
 
     prior: Prior
     plan: LevelPlan
@@ -46,32 +46,20 @@ class LevelSinger:
     dtype: torch.dtype = torch.float32
     mask_lyric_codes: bool = False
 
-    def sing(
-        self, songs: Sequence[Song], on_window: Callable[[Sequence[Song], Window], None],
-        on_code: Callable[[int], None] | None = None,
+    def extend(
+        self, songs: Sequence[Song], window: Window, on_code: Callable[[int], None] | None = None
     ) -> None:  # fmt: skip
-        """Extend every song to its length at this level.
+        """Sample a window of every song, which is the next one of each.
 
-        on_window is called with the songs of each finished window, on_code with the number of songs after each step.
-        Songs whose next windows look alike are sampled together, at most max_batch_size of them.
+        on_code is called with the number of songs after each new code.
         """
-        while True:
-            waiting = [(song, window) for song in songs if (window := self._next(song))]
-            if not waiting:
-                return
-            first = waiting[0][1]
-            batch = [song for song, window in waiting if window == first][: self.settings.max_batch_size]
-            made = self._window(batch, first, on_code)
-            for song, codes in zip(batch, made, strict=True):
-                before = song.codes.get(self.plan.level, np.zeros(0, np.int64))
-                song.codes[self.plan.level] = np.concatenate([before, codes[first.given :]])
-            on_window(batch, first)
+        level = self.plan.level
+        made = self._window(songs, window, on_code)
+        for song, codes in zip(songs, made, strict=True):
+            before = song.codes.get(level, np.zeros(0, np.int64))
+            song.codes[level] = np.concatenate([before, codes[window.given :]])
 
-    def _next(self, song: Song) -> Window | None:
-        plan = self.plan
-        return next_window(plan.total(song.length_samples), plan.n_ctx, plan.hop, song.have(plan.level))
-
-    def _window(self, songs: list[Song], window: Window, on_code: Callable[[int], None] | None) -> Codes:
+    def _window(self, songs: Sequence[Song], window: Window, on_code: Callable[[int], None] | None) -> Codes:
         level, device = self.plan.level, next(self.prior.parameters()).device
         given: list[Any] = [
             song.codes[level][window.start : window.start + window.given] if window.given else [] for song in songs
@@ -90,7 +78,7 @@ class LevelSinger:
         )  # fmt: skip
         return codes.cpu().numpy()
 
-    def _upper(self, songs: list[Song], window: Window, device: torch.device) -> Tensor | None:
+    def _upper(self, songs: Sequence[Song], window: Window, device: torch.device) -> Tensor | None:
         ratio = self.plan.ratio
         if ratio is None:
             return None
@@ -98,7 +86,7 @@ class LevelSinger:
         codes = np.stack([song.codes[self.plan.level + 1][start : start + count] for song in songs])
         return torch.from_numpy(codes).to(device)
 
-    def _labels(self, songs: list[Song], window: Window, device: torch.device) -> Tensor | None:
+    def _labels(self, songs: Sequence[Song], window: Window, device: torch.device) -> Tensor | None:
         if self.labeller is None:
             return None
         start_samples = window.start * self.plan.samples_per_code

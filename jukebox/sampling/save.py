@@ -3,9 +3,10 @@
 The folder of a run:
 
     run.json                 what was asked, and of which model
-    progress/item_<i>.npz    codes of every level so far: the truth a restart goes on from
-    progress/align_<i>.npz   attention on the lyrics
-    level_<l>/item_<i>.wav, data.pth.tar, index.html
+    progress/item_<i>_level_<l>.npy   codes so far: the truth a restart goes on from; all else is made from them
+    progress/trace_<rank>.jsonl       when each window was begun and finished
+    progress/align_<i>.npz            attention on the lyrics
+    level_<l>/item_<i>.wav, data.pth.tar, index.html    a wav grows with the codes; data.pth.tar is of whole levels
     level_<l>/item_<i>/      lyrics.json, align.json, align.png (as published), lyrics.lrc, lyrics.vtt, words.json
     codes/                   a store of codes of the finished levels (jukebox/codestore)
     index.html               all levels together
@@ -18,7 +19,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,10 @@ from jukebox.labels.vector import Label
 from jukebox.models import restricted
 from jukebox.models.codec import Codec
 from jukebox.pages import links, lyric_files, png
-from jukebox.pages.page import Item, Page, WordTime
+from jukebox.pages.page import Group, Item, Page, Take, WordTime
 from jukebox.pages.render import take, write_page
-from jukebox.sampling import align_files
-from jukebox.sampling.levels import Song
-from jukebox.sampling.modes import Given
+from jukebox.sampling import align_files, lineage
+from jukebox.sampling.levels import Codes, Song
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Facts:
     command: str
     settings: Mapping[str, Any]
     licence: str = ""
+    note: str = ""
+    continue_command: str = ""
+    keep_command: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,15 @@ class RunFolder:
 
     root: Path
     asked: Mapping[str, Any]
+    _takes: dict[Path, tuple[tuple[int, int, int], Take]] = field(default_factory=dict, repr=False)
 
     @property
     def _text(self) -> str:
         return json.dumps(self.asked, indent=1, sort_keys=True)
+
+    def key(self, item: int) -> str:
+        """Names an item's take among the takes of all runs."""
+        return f"{lineage.run_id(self._text)}:{item}"
 
     def is_same(self) -> bool:
         """Whether the folder holds this very run already, which then goes on."""
@@ -120,21 +128,30 @@ class RunFolder:
         for path in sorted(old, key=lambda p: p.name == "run.json"):  # the name of the run goes last
             path.rename(target / path.name)
 
-    def save(self, songs: Sequence[Song]) -> None:
-        """Publish the codes of some songs as they are now."""
+    def save(self, songs: Sequence[Song], level: int) -> None:
+        """Publish the codes of a level of some songs as they are now."""
         for song in songs:
-            arrays = {f"level_{level}": codes for level, codes in song.codes.items()}
             buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            files.publish_bytes(self._progress(song.request.item), buffer.getvalue())
+            np.save(buffer, song.codes[level].astype(np.int32))
+            files.publish_bytes(self._progress(song.request.item, level), buffer.getvalue())
         files.fault_point("sample.after_window")
 
-    def load(self, item: int) -> Given | None:
-        """The codes an item had when the run was left, or None. Raises DataError when the file is damaged."""
-        found = _arrays(self._progress(item), "this item is sampled anew")
-        if found is None:
+    def load(self, item: int, level: int) -> Codes | None:
+        """The codes that a level of an item has, or None. Raises DataError when the file is damaged."""
+        path = self._progress(item, level)
+        try:
+            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False).astype(np.int64)  # type: ignore[no-any-return]
+        except FileNotFoundError:
             return None
-        return {int(name.removeprefix("level_")): codes.astype(np.int64) for name, codes in found.items()}
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path} is damaged ({error}). Delete it, and this level is sampled anew.") from None
+
+    def load_all(self, song: Song, levels: int) -> None:
+        """Give a song the codes it had when the run was left."""
+        for level in range(levels):
+            codes = self.load(song.request.item, level)
+            if codes is not None:
+                song.codes[level] = codes
 
     def save_alignment(self, item: int, weights: NDArray[np.float32]) -> None:
         """Publish the attention of an item on its lyrics."""
@@ -150,24 +167,40 @@ class RunFolder:
     def _alignment(self, item: int) -> Path:
         return self.root / "progress" / f"align_{item:04d}.npz"
 
-    def _progress(self, item: int) -> Path:
-        return self.root / "progress" / f"item_{item:04d}.npz"
+    def _progress(self, item: int, level: int) -> Path:
+        return self.root / "progress" / f"item_{item:04d}_level_{level}.npy"
+
+    def trace(self, rank: int) -> files.Appender:
+        """The record of the windows that one process samples, one line of JSON each."""
+        return files.Appender(self.root / "progress" / f"trace_{rank}.jsonl")
 
     def level(self, level: int) -> Path:
         """The folder of a level."""
         return self.root / f"level_{level}"
 
-    def decode(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> None:
-        """Write an item's sound at a level: the codes from this level alone, cut to the length asked for."""
+    def decode(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> NDArray[np.float32]:
+        """Write an item's sound at a level, as far as it has codes: from this level alone, cut to the length asked for."""
         folder = self.level(level)
         folder.mkdir(exist_ok=True)
         audio = codec.decode(song.codes[level], level)[: song.length_samples]
-        files.publish(folder / f"x_{song.request.item:04d}.npy", lambda out: np.save(out, audio))
         audio_io.write(folder / f"item_{song.request.item}.wav", audio, codec.geometry.sr_hz, tags=dict(tags))
+        return audio
+
+    def decode_whole(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> None:
+        """The same of a level that is whole, and its unclipped audio for `export`, whose file says that both are there."""
+        audio = self.decode(song, level, codec, tags)
+        files.publish(self._array(song.request.item, level), lambda out: np.save(out, audio))
+
+    def is_decoded(self, item: int, level: int) -> bool:
+        """Whether the sound of an item that is whole at a level is there."""
+        return self.finished(level) or self._array(item, level).exists()
+
+    def _array(self, item: int, level: int) -> Path:
+        return self.level(level) / f"x_{item:04d}.npy"
 
     def sound(self, item: int, level: int) -> NDArray[np.float32]:
         """An item's unclipped audio `[T]` at a level."""
-        found: NDArray[np.float32] = np.load(self.level(level) / f"x_{item:04d}.npy", allow_pickle=False)
+        found: NDArray[np.float32] = np.load(self._array(item, level), allow_pickle=False)
         return found
 
     def finished(self, level: int) -> bool:
@@ -201,6 +234,11 @@ class RunFolder:
         found = [int(path.parent.name.removeprefix("level_")) for path in self.root.glob("level_*/data.pth.tar")]
         return sorted(found, reverse=True)
 
+    def audible(self) -> list[int]:
+        """The levels of which there is any sound, highest first."""
+        found = {int(path.parent.name.removeprefix("level_")) for path in self.root.glob("level_*/item_*.wav")}
+        return sorted(found, reverse=True)
+
     def save_aligned_codes(self, level: int, aligned: Sequence[Aligned | None]) -> None:
         """`data_align.pth.tar` of a level: its data.pth.tar, and the attention of each item under `alignments`."""
         none = torch.zeros(0, 0)
@@ -210,31 +248,46 @@ class RunFolder:
 
     def store(self, songs: Sequence[Song], done: Sequence[int], codec: Codec, details: Mapping[str, Any]) -> None:
         """Publish `codes/` anew with all finished levels."""
-        fresh, final = self.root / ".codes-new", self.root / "codes"
+        fresh, final, old = (self.root / name for name in (".codes-new", "codes", ".codes-old"))
         shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         sources = [Source(f"item_{song.request.item}", f"item_{song.request.item}") for song in songs]
         with StoreWriter.create_or_resume(
             fresh, codec.geometry, codec.fingerprint, sources, levels=sorted(done)
         ) as writer:  # fmt: skip
             for place, song in enumerate(songs):
-                facts = ItemFacts(
-                    song.length_samples, song.length_samples, audio_channels=1,
-                    extra={"song": song.request.song.to_json(), "seed": song.request.seed, "item": song.request.item},
-                )  # fmt: skip
+                item = song.request.item
+                extra = lineage.take_facts(f"{self.root.resolve().name}:{item}", self.key(item), song.request)
+                facts = ItemFacts(song.length_samples, song.length_samples, audio_channels=1, extra=extra)
                 padded = codec.geometry.padded_length(song.length_samples)
                 codes = {level: song.codes[level][: codec.geometry.codes_for(level, padded)] for level in done}
                 writer.add(place, codes, facts)
             writer.finish(details)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
         fresh.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
 
     def page(
-        self, songs: Sequence[Song], done: Sequence[int], facts: Facts, aligned: Mapping[int, Aligned] | None = None
+        self, songs: Sequence[Song], facts: Facts, aligned: Mapping[int, Aligned] | None = None,
+        partial: Mapping[int, str] | None = None, own: Mapping[int, Mapping[str, str]] | None = None,
     ) -> Path:  # fmt: skip
-        """`index.html` over all finished levels, and one inside each, with the lyric files of the level's items."""
-        levels, aligned = sorted(done, reverse=True), aligned or {}
-        items = tuple(self._item(song, levels, facts.sr_hz, aligned.get(song.request.item)) for song in songs)
-        page = Page(facts.title, command=facts.command, settings=facts.settings, items=items, licence=facts.licence)
+        """`index.html` over all levels that can be heard, and one inside each, with the lyric files of its items.
+
+        partial: how far songs are that are not whole; own: settings in which a song differs from the run's.
+        """
+        levels, aligned = self.audible(), aligned or {}
+        items = tuple(
+            replace(
+                self._item(song, levels, facts.sr_hz, aligned.get(song.request.item)),
+                partial=(partial or {}).get(song.request.item, ""), settings=(own or {}).get(song.request.item, {}),
+            )
+            for song in songs
+        )  # fmt: skip
+        page = Page(
+            facts.title, command=facts.command, settings=facts.settings, items=items, licence=facts.licence,
+            note=facts.note, continue_command=facts.continue_command, keep_command=facts.keep_command,
+        )  # fmt: skip
 
         def of_level(level: int) -> Page:
             return page.map_items(lambda item, _: self._with_lyrics(item, level, aligned.get(item.id)))
@@ -242,19 +295,42 @@ class RunFolder:
         pages = {level: of_level(level) for level in levels}
         for level in levels:
             write_page(self.level(level), links.only_level(pages[level], level))
-        return write_page(self.root, links.above_levels(pages[levels[0]], levels))
+        whole = links.above_levels(pages[levels[0]] if levels else page, levels)
+        if elder := tuple(self._ancestor(one) for one in lineage.ancestors(self.root)):
+            whole = replace(whole, groups=(*whole.groups, Group("What they grew from", elder)))
+        return write_page(self.root, whole)
 
     def _item(self, song: Song, levels: Sequence[int], sr_hz: int, aligned: Aligned | None) -> Item:
         number, about = song.request.item, song.request.song
         takes = []
         for level in levels:
-            audio = audio_io.read(self.level(level) / f"item_{number}.wav")
-            takes.append(take(level, audio, sr_hz, f"level_{level}/item_{number}.wav"))
+            path = self.level(level) / f"item_{number}.wav"
+            if path.exists():
+                takes.append(self._take(path, level, sr_hz))
         words = aligned.words if aligned else None
         return Item(
             number, about.title, about.artist, about.genre, about.lyrics, seed=song.request.seed, takes=tuple(takes),
-            words=words or None,
+            words=words or None, key=self.key(number), parent=song.request.parent, codes=f"{self.root}:{number}",
         )  # fmt: skip
+
+    def _ancestor(self, one: lineage.Ancestor) -> Item:
+        about, where = one.request.song, one.folder.relative_to(self.root).as_posix()
+        audio, rate = audio_io.read(one.folder / "sound.wav"), audio_io.probe(one.folder / "sound.wav").sr_hz
+        words = one.words()
+        return Item(
+            one.request.item, about.title or one.name, about.artist, about.genre, about.lyrics, seed=one.request.seed,
+            takes=(take(one.level, audio, rate, f"{where}/sound.wav"),), words=words or None, key=one.key,
+            parent=one.request.parent,
+        )  # fmt: skip
+
+    def _take(self, path: Path, level: int, sr_hz: int) -> Take:
+        """What the page shows of a sound; measured again when the file has changed."""
+        found = path.stat()
+        version = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if path not in self._takes or self._takes[path][0] != version:
+            href = path.relative_to(self.root).as_posix()
+            self._takes[path] = version, take(level, audio_io.read(path), sr_hz, href)
+        return self._takes[path][1]
 
     def _with_lyrics(self, item: Item, level: int, aligned: Aligned | None) -> Item:
         """Write what belongs to the lyrics of an item into a level's folder, and link it."""
@@ -270,13 +346,22 @@ class RunFolder:
         if item.words:
             made["lyrics.lrc"] = lyric_files.lrc(item).encode()
             made["lyrics.vtt"] = align_files.vtt(item.words).encode()
-            made["words.json"] = lyric_files.words_json(item).encode()
+            made["words.json"] = lyric_files.song_json(item).encode()
         folder.mkdir(parents=True, exist_ok=True)
         for name, body in made.items():
             files.publish_bytes(folder / name, body)
         offered = {"lrc": "lyrics.lrc", "vtt": "lyrics.vtt", "json": "words.json"}
         downloads = {kind: f"{href}/{name}" for kind, name in offered.items() if name in made}
         return replace(item, downloads=downloads, alignment=f"{href}/alignment.png" if weights.size else None)
+
+
+def asked_before(root: Path) -> dict[str, Any]:
+    """What the run in a folder was asked for, as its run.json says; {} when there is none that can be read."""
+    try:
+        found = json.loads((root / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def labels_of(labels: Sequence[Label | None]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from jukebox.sampling.levels import LevelSinger, Song
 from jukebox.sampling.logits import Knobs, draw
 from jukebox.sampling.plan import LevelPlan, Window, hop_codes, window_starts
 from jukebox.sampling.requests import LevelSettings, Request
+from jukebox.sampling.schedule import Schedule, goals
+from jukebox.sampling.walk import walk
 
 
 def close(found, expected, what):
@@ -49,10 +51,8 @@ def test_songs_in_batches(golden):
     plan = LevelPlan(1, prior.n_ctx, 2, prior.hop, None)
     for case in golden.info["split_batch"]:
         songs = [Song(Request(i, SongMeta(), 0), prior.sample_length, prior.sample_length) for i in range(case["n"])]
-        sizes: list[int] = []
-        singer = LevelSinger(prior, plan, LevelSettings(max_batch_size=case["size"]))
-        singer.sing(songs, lambda batch, _, sizes=sizes: sizes.append(len(batch)))
-        assert sizes == case["parts"], case
+        made = windows_of(songs, LevelSinger(prior, plan, LevelSettings(max_batch_size=case["size"])))
+        assert [len(one.songs) for one in made] == case["parts"], case
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling
@@ -113,10 +113,15 @@ class Models:
 
     def sing(self, level, songs, kwargs):
         """Sample one level of the songs; the windows that were made."""
-        windows: list[Window] = []
         singer = LevelSinger(self.priors[level], self.plans[level], self.settings(kwargs), self.labellers[level])
-        singer.sing(songs, lambda batch, window: windows.append(window))
-        return windows
+        return [made.window for made in windows_of(songs, singer)]
+
+
+def windows_of(songs, singer):
+    """Sample one level of the songs; every window that was made."""
+    plans = {singer.plan.level: singer.plan}
+    schedule = Schedule(plans, goals(songs, plans), lambda request, level: singer.settings)
+    return list(walk(songs, schedule, lambda level, settings: singer))
 
 
 def _under(prefix, arrays):
