@@ -10,7 +10,7 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).parent
 ENTRIES = [
     "train", "sample", "pre_encode", "codes", "make_corpus", "demo", "serve", "fetch", "export", "align", "make_ids",
-    "unwrap",
+    "unwrap", "features",
 ]  # fmt: skip
 SHARED = ["hparams", "data/ids"]  # read from the clone, or from jukebox/_share (hparams/presets.py, share_folder)
 

@@ -25,7 +25,7 @@ from jukebox.models.hps import ExportHps
 from jukebox.parallel.hps import LaunchHps
 from jukebox.parallel.launch import world
 from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHps
-from jukebox.sampling.hps import AlignHps, DrawHps, FlowHps, SampleHps, SongHps
+from jukebox.sampling.hps import AlignHps, DrawHps, FeaturesHps, FlowHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
 from jukebox.walkthrough.hps import WalkthroughHps
@@ -122,6 +122,12 @@ PROGRAMS = {
             "python jukebox/align.py --logdir=sample_1b",
             (AlignHps, LaunchHps),
             words=("logdir",),
+        ),
+        Program(
+            "features",
+            "Hears a folder of music with a prior, and keeps the states of its layers as features of every song.",
+            "python jukebox/features.py --model=1b_lyrics --audio_files_dir=music --output_path=features --layers=36",
+            (FeaturesHps, LaunchHps),
         ),
         Program(
             "export",
@@ -324,7 +330,7 @@ def _check_together(resolved: Resolved) -> None:
             f"--level={prior.level}: a VQ-VAE of --levels={vqvae.levels} has the levels 0 to {vqvae.levels - 1}."
         )
     if prior.single_enc_dec and not labels.lyrics:
-        raise HparamsError("--single_enc_dec puts lyrics before the codes: give --use_tokens, --n_tokens, --n_vocab.")
+        raise HparamsError("--single_enc_dec puts lyrics before the codes: give --use_tokens and --n_tokens.")
     length = prior.n_ctx + labels.n_tokens if prior.single_enc_dec else prior.n_ctx
     if prior.blocks and length % prior.blocks:
         parts = f"n_ctx {prior.n_ctx}" + (f" + n_tokens {labels.n_tokens}" if prior.single_enc_dec else "")

@@ -123,3 +123,36 @@ class AlignHps:
     alignment_head: int | None = key(None, "head of that layer; None = as the model says", ge=0)
     hop_fraction: tuple[_Share, ...] = key((), "as for sample.py; () = as the run says")
     ids_dir: str = key("", "folder with the artist and genre id tables; empty = as the run says")
+
+
+@section("features", "Features of recordings")
+class FeaturesHps:
+    model: str = key("", "what hears: a model set, or a run with the VQ-VAE it stands on", example="logs/small_prior")
+    audio_files_dir: str = key("", "folder scanned, with all below it, for audio", example="~/music")
+    output_path: str = key("", "folder of the features; an unfinished one is completed", example="features")
+    level: int | None = key(None, "level of the prior that hears; None = the highest", ge=0)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = key(
+        (), "states are taken behind so many layers; what lies behind the last is not computed; () = the middle one",
+        example="24,36,48",
+    )  # fmt: skip
+    pool: str = key(
+        "mean", "mean = one vector per song; a number = so many vectors per second; all = one per code", example="10"
+    )
+    labelled: bool = key(
+        False, "tell the prior artist, genre and lyrics of each song; beware: features then know what they may be meant"
+        " to find",
+    )  # fmt: skip
+    metadata: str = key("", "for --labelled: a .jsonl or .csv file; empty = metadata.jsonl beside the audio, or tags")
+    hop_fraction: float = key(
+        1.0, "step from window to window as a share of the window; smaller gives every code more past", gt=0, le=1
+    )
+    batch_size: int = key(4, "windows computed together, also those of several songs", unit="windows", ge=1)
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] = key("fp32", "numbers that the weights of the prior are kept in")
+    ids_dir: str = key("", "folder with the artist and genre id tables; empty = those the model was trained with")
+    restore_vqvae: str = key("", "VQ-VAE in place of the one the model names")
+    on_bad_file: Literal["error", "skip"] = key(
+        "skip", "what an unreadable or silent file does: stop the program, or be left out and listed"
+    )
+    max_bad: float = key(0.01, "share of bad files above which --on_bad_file=skip stops all the same", ge=0, le=1)
+    max_audio_sec: float = key(3600.0, "longer files are refused, against archive bombs; 0 = no limit", unit="s", ge=0)
+    force_unlock: bool = key(False, "take over a folder that a process on another, dead machine left locked")
