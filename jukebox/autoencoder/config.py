@@ -196,6 +196,10 @@ class ModelConfig(Strict):
         if kind == "diffusion_autoencoder":
             raise fail("model_type", "diffusion_autoencoder is not offered: its published decode calls itself without end, "
                        "so nothing exists to be compatible with; use autoencoder")  # fmt: skip
+        if kind == "lm":
+            raise fail("model_type", "a language model over stored tokens is a prior here: leave --model-config out and give "
+                       "--prior --level=0, a preset (--hps=small_prior) and --dataset-config of type pre_encoded"
+                       )  # fmt: skip
         return data
 
     @model_validator(mode="after")

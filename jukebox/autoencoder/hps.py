@@ -5,7 +5,7 @@ from typing import Literal
 from jukebox.hparams.resolve import key, section
 
 
-@section("autoencoder", "Autoencoder from a model config")
+@section("autoencoder", "Autoencoder from a model config, data sets from theirs")
 class AutoencoderHps:
     model_config: str = key(
         "", "JSON file that describes an autoencoder and its training; it is trained in place of a VQ-VAE",
@@ -13,11 +13,12 @@ class AutoencoderHps:
     )  # fmt: skip
     dataset_config: str = key(
         "",
-        "JSON file that names its audio (dataset_type audio_dir), in place of --audio_files_dir",
+        "JSON file that names the data, in place of --audio_files_dir: dataset_type audio_dir, wds or s3 (audio), or, for"
+        " a prior, pre_encoded",
         example="audio.json",
     )
     val_dataset_config: str = key(
-        "", "the same for the audio it is measured on; empty = a share of the files is held out"
+        "", "the same for the audio that is measured on; empty = a share of the files is held out"
     )
     pretrained_ckpt_path: str = key("", "weights that an autoencoder begins from, as far as names and shapes agree")
     pretransform_ckpt_path: str = key("", "weights of the autoencoder that stands in front of this one")

@@ -52,19 +52,19 @@ def open_codes(where: str) -> CodeStore:
     when what it names is no store of ours, or holds no codes.
     """
     folder = Path(where)
-    if folder.suffix == ".json":
+    if folder.suffix == ".json" or folder.is_file():
         config = read_config(where)
         if not isinstance(config, PreEncodedDirs) or len(config.datasets) != 1:
             raise DataError(
-                f"--codes={where}: a prior trains on one data set of type pre_encoded (codes.py join adds stores)"
+                f"{where}: a prior trains on one data set of type pre_encoded (codes.py join adds stores)"
             )
         for name in ("latent_crop_length", "min_length_sec", "max_length_sec"):
             if getattr(config, name) is not None:
                 raise DataError(
-                    f"--codes={where}: {name} has no effect on a prior; use --n_ctx, --min_duration, --max_duration"
+                    f"{where}: {name} has no effect on a prior; use --n_ctx, --min_duration, --max_duration"
                 )
         if config.datasets[0].custom_metadata_module:
-            raise DataError(f"--codes={where}: labels stand in the store; give custom_metadata_module to pre_encode.py")
+            raise DataError(f"{where}: labels stand in the store; give custom_metadata_module to pre_encode.py")
         folder = Path(config.datasets[0].path)
     if not (folder / PLAN).exists() and (folder.parent / PLAN).exists():
         folder = folder.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jukebox.autoencoder.hps import AutoencoderHps
+from jukebox.data.dataset_config import PreEncodedDirs, read_config
 from jukebox.data.hps import DataHps
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Resolved
@@ -12,11 +13,15 @@ from jukebox.vqvae.hps import VQVAEHps
 
 
 def check(hps: Resolved) -> Resolved:
-    """The hyperparameters, unchanged. Raises UsageError when data are not named, or a prior does not know its VQ-VAE."""
-    run, data = hps.section(RunHps), hps.section(DataHps)
+    """The hyperparameters, with a data set of stored codes named as `codes`.
+
+    Raises UsageError when data are not named, or in two ways, or a prior does not know its VQ-VAE.
+    """
     if hps.section(AutoencoderHps).model_config:
         return _with_model_config(hps)
-    if not data.audio_files_dir and not (run.prior and data.codes):
+    hps = _with_dataset_config(hps)
+    run, data, named = hps.section(RunHps), hps.section(DataHps), hps.section(AutoencoderHps)
+    if not (data.audio_files_dir or named.dataset_config) and not (run.prior and data.codes):
         raise UsageError(_no_data(hps))
     if data.codes and not run.prior:
         raise UsageError("--codes is for priors: add --prior --level=L, or give --audio_files_dir for the VQ-VAE.")
@@ -24,6 +29,26 @@ def check(hps: Resolved) -> Resolved:
         raise UsageError(
             "A prior stands on a VQ-VAE: give --restore_vqvae=RUN, or --codes=STORE made by pre_encode.py."
         )
+    return hps
+
+
+def _with_dataset_config(hps: Resolved) -> Resolved:
+    """The same where a data set's config names the data: what is pre-encoded is a store of codes."""
+    named, data = hps.section(AutoencoderHps), hps.section(DataHps)
+    if named.val_dataset_config and not named.dataset_config:
+        raise UsageError("--val-dataset-config needs --dataset-config, which names the audio to train on.")
+    if not named.dataset_config:
+        return hps
+    if other := next((name for name in ("audio_files_dir", "codes") if getattr(data, name)), ""):
+        raise UsageError(f"--dataset-config and --{other} are both given: the data are named in exactly one way.")
+    config = read_config(named.dataset_config)
+    if isinstance(config, PreEncodedDirs):
+        where = f"--dataset-config={named.dataset_config}: dataset_type pre_encoded"
+        if not hps.section(RunHps).prior:
+            raise UsageError(f"{where}: stored codes are for priors: add --prior --level=L and a preset of a prior.")
+        if named.val_dataset_config:
+            raise UsageError(f"{where}: --val-dataset-config is for audio; of a store --train_test_split is held out.")
+        return hps.with_values(hps.origins["dataset_config"], codes=named.dataset_config, dataset_config="")
     return hps
 
 

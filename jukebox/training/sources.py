@@ -29,6 +29,7 @@ from jukebox.hparams.resolve import Resolved
 from jukebox.parallel.comm import Comm
 from jukebox.prior.hps import LabelHps, PriorHps
 from jukebox.resources import cores
+from jukebox.settings import COMMAND_LINE
 from jukebox.training.hps import RunHps
 from jukebox.training.tasks import Batch
 from jukebox.vqvae.losses import Bandwidth
@@ -157,6 +158,8 @@ def _folders(hps: Resolved) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     if not named.dataset_config:
         return (data.audio_files_dir,), (), data.aug_shift
     train, drawn = _configured(named.dataset_config)
+    if hps.origins["aug_shift"] == COMMAND_LINE:
+        drawn = data.aug_shift
     return train, _configured(named.val_dataset_config)[0] if named.val_dataset_config else (), drawn
 
 
@@ -164,9 +167,9 @@ def _configured(path: str) -> tuple[tuple[str, ...], bool]:
     """The folders of a data set's config, and its random_crop."""
     config = read_config(path)
     if not isinstance(config, AudioDir):
-        raise UsageError(f"--dataset-config={path}: an autoencoder trains on dataset_type audio_dir")
+        raise UsageError(f"--dataset-config={path}: audio to train on is of dataset_type audio_dir")
     if any(entry.custom_metadata_module for entry in config.datasets):
-        log.warning("%s: custom_metadata_module has no part in training an autoencoder", path)
+        log.warning("%s: custom_metadata_module has no part in training; labels come from --metadata", path)
     return tuple(entry.path for entry in config.datasets), config.random_crop
 
 

@@ -5,7 +5,9 @@ These start real processes, seconds each: what they show cannot be shown otherwi
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -103,34 +105,57 @@ def test_p3_every_named_point_first(root, whole, tree, pre_encode, flags, first)
     assert tree(root) == tree(whole)
 
 
+def ranks_of(pid: int) -> list[int]:
+    """The processes below a launcher that run Python; none for a program without one."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            name = os.readlink(f"/proc/{child}/exe")
+            found += [child] if "python" in Path(name).name else ranks_of(child)
+    return found
+
+
 def kill_at_random(
     root: Path, flags: list[str], moment: random.Random, ranks: int, mpiexec: str, program: Path
-) -> None:
-    """Start, wait until something happens in the store, then a moment more, and kill one process."""
+) -> bool:
+    """Start, wait until something happens in the store, then a moment more, and kill the launcher or one of its ranks.
+
+    Whether it was still at work.
+    """
     before = len(list(root.rglob("*")))
     launcher = [mpiexec, "-n", str(ranks)] if ranks else []
     command = [*launcher, sys.executable, str(program), *flags, f"--output-path={root}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    struck = False
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while process.poll() is None and len(list(root.rglob("*"))) == before and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(moment.random() * 0.3)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        struck = process.poll() is None
+        if struck:
+            os.kill(moment.choice([process.pid, *ranks_of(process.pid)]), signal.SIGKILL)
+            process.wait(timeout=30)
     finally:
         process.kill()
         process.wait(timeout=20)
         time.sleep(2 if ranks else 0)  # ranks leave with their launcher
+    return struck
 
 
 def random_kills(
     count: int, root: Path, whole: Path, tree: Any, pre_encode: Run, flags: list[str], mpiexec: str, program: Path
 ) -> None:
-    moment, finished = random.Random(count), Finished(root)
-    for _ in range(count):
-        kill_at_random(root, flags, moment, moment.choice([0, 0, 2]), mpiexec, program)
+    """Kill so often; a store that gets finished meanwhile is compared, and another one begun."""
+    moment, finished, struck = random.Random(count), Finished(root), 0
+    while struck < count:
+        ranks = moment.choice([0, 0, 2, 3])
+        struck += kill_at_random(root, flags, moment, ranks, mpiexec, program)
         finished.check()
+        if all((root / f"level_{level}" / "details.json").exists() for level in range(3)):
+            assert tree(root) == tree(whole)
+            shutil.rmtree(root)
+            finished = Finished(root)
     ran = pre_encode([*flags, f"--output-path={root}"], ranks=2)
     assert ran.code == 0, ran.err
     finished.check()
@@ -142,7 +167,7 @@ def test_p3_five_random_kills(root, whole, tree, pre_encode, flags, mpiexec, juk
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_p3_twenty_random_kills(root, whole, tree, pre_encode, flags, mpiexec, jukebox_root):
     random_kills(20, root, whole, tree, pre_encode, flags, mpiexec, jukebox_root / "jukebox" / "pre_encode.py")
 
