@@ -32,7 +32,7 @@ from jukebox.training.tasks import Clips
 
 log = logging.getLogger(__name__)
 
-_PRECISION = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+PRECISION = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _OF_THE_LOOP = ("iters_before_update", "bucket")  # the optimiser's keys that a model config does not have
 
 
@@ -90,7 +90,7 @@ def build_task(hps: Resolved, comm: Comm) -> AutoencoderTask:
         net=net, players=build_players(net, discriminator, training, asked.precision, comm, hps.section(OptimiserHps)),
         comm=comm, clips=Clips(evals.max_log, evals.max_len, config.sample_rate), config=config,
         config_text=json.dumps(config.model_dump(mode="json", exclude_unset=True)), discriminator=discriminator,
-        teacher=_teacher(training, comm.device), dtype=_PRECISION[asked.precision],
+        teacher=_teacher(training, comm.device), dtype=PRECISION[asked.precision],
         folder=files.inside(run.local_logdir, run.name, UsageError), seed=run.seed,
     )  # fmt: skip
 
