@@ -151,10 +151,16 @@ def _on(vqvae: Resolved, level: int) -> dict[str, Any]:
     return {**vqvae_values(vqvae), "level": level, "prior": True}
 
 
+def _by_name(run: str) -> str:
+    """A run's folder, also where only its name below logs/ is given."""
+    named = Path("logs") / run
+    return str(named) if not Path(run).exists() and named.is_dir() else run
+
+
 def _from_runs(paths: list[str]) -> ModelSet:
     vqvae: Part | None = None
     priors: dict[int, Part] = {}
-    for path in paths:
+    for path in map(_by_name, paths):
         if not Path(path).exists():
             raise UsageError(
                 f"--model={path}: neither a model set ({', '.join(presets.model_sets())}) nor a run folder or "
@@ -199,6 +205,13 @@ def locate(part: Part) -> Path:
         f"The published weights {part.checkpoint} are not here. Fetch them with `python jukebox/fetch.py MODEL`, or put "
         f"the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
     )
+
+
+def checkpoint_digests(models: ModelSet) -> dict[str, str]:
+    """The first twelve digits of the SHA-256 of each file of a set; nothing for folders of the port."""
+    names = {level: "VQ-VAE file" if level is None else f"prior {level} file" for level in models.parts}
+    found = {names[level]: checkpoint.sha256_of(locate(part))[:12] for level, part in models.parts.items()}
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def _check_here(models: ModelSet) -> None:

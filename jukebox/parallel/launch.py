@@ -37,6 +37,7 @@ __all__ = [
     "guarded",
     "set_phase",
     "set_run_folder",
+    "solo_device",
     "start",
     "stop_code",
     "stop_requested",
@@ -58,7 +59,7 @@ def start(device: str = "auto", threads: int = 0, port: int = 0, timeout_sec: fl
         _die_with_launcher()
     if here.size == 1:
         _set_threads(threads, 1)
-        job.comm = SoloComm(_solo_device(device), here.launcher)
+        job.comm = SoloComm(solo_device(device), here.launcher)
         return job.comm
 
     import torch.distributed as dist
@@ -190,7 +191,8 @@ def _fair_threads(local_size: int) -> int:
     return max(1, cores() // local_size)
 
 
-def _solo_device(wish: str) -> str:
+def solo_device(wish: str) -> str:
+    """The device that one process computes on: auto, cpu, cuda or cuda:N made plain. Raises LaunchError."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -221,7 +223,7 @@ def _agree_on_device(comm: DistComm, wish: str) -> None:
         raise LaunchError(f"--device={printable(wish)} is for one process. Say --device=cuda: each takes its own.")
     if wish == "cpu":
         return
-    _solo_device(wish)  # refuses what is not known or not there
+    solo_device(wish)  # refuses what is not known or not there
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     enough = comm.gather_objects(count >= comm.local_size)
     if all(enough):

@@ -142,7 +142,7 @@ def _from_file(path: Path, seed: int) -> list[tuple[Request, int]]:
     entries = _toml(path) if path.suffix.lower() == ".toml" else _jsonl(path)
     if not entries:
         raise DataError(f"--requests={path}: no songs in it; a song is a table [[songs]], or a line of a .jsonl file.")
-    return [_request(entry, where, path.parent, seed) for where, entry in entries]
+    return [request_from(entry, where, path.parent, seed) for where, entry in entries]
 
 
 def _toml(path: Path) -> list[tuple[str, Any]]:
@@ -169,7 +169,11 @@ def _jsonl(path: Path) -> list[tuple[str, Any]]:
     return found
 
 
-def _request(entry: Any, where: str, folder: Path, seed: int) -> tuple[Request, int]:
+def request_from(entry: Any, where: str, folder: Path, seed: int) -> tuple[Request, int]:
+    """A request from a table as it stands in a file of requests, and how often it is asked for.
+
+    where: begins error messages; folder: what names of files are relative to. Raises DataError.
+    """
     if not isinstance(entry, dict):
         raise DataError(f"{where}: must be a table of {', '.join(_KEYS)}")
     if unknown := sorted(set(entry) - set(_KEYS)):
