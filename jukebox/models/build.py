@@ -80,6 +80,17 @@ def prior_shape(hps: Resolved) -> PriorShape:
     if p.single_enc_dec and not n_tokens:
         raise HparamsError("--single_enc_dec needs lyrics: give --use_tokens --n_tokens=N.")
     separate = bool(n_tokens) and not p.single_enc_dec
+    reads = ENCODER in {layer_kind(p.attn_order, layer) for layer in range(p.prior_depth)}
+    if reads and not separate:
+        raise HparamsError(
+            f"--attn_order={p.attn_order} has layers that read lyrics from an encoder of their own: give --use_tokens "
+            "--n_tokens=N without --single_enc_dec, or another order."
+        )
+    if not top and p.n_ctx % (v.hops[p.level + 1] // v.hops[p.level]):
+        raise HparamsError(
+            f"--n_ctx={p.n_ctx} of level {p.level} is no whole number of codes of the level above, of "
+            f"{v.hops[p.level + 1] // v.hops[p.level]} each."
+        )
     return PriorShape(
         level=p.level, hops=v.hops, bins=v.l_bins, n_ctx=p.n_ctx,
         transformer=_transformer(p, n_tokens, separate),

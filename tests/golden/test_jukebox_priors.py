@@ -232,10 +232,11 @@ def test_prior_gradients(golden, again):
 
 @pytest.mark.golden("prior")
 def test_prior_samples(golden):
-    """Greedy codes of every run, exactly, for the chunk size of the run and for the whole prompt at once."""
+    """Greedy codes of every run, exactly, for the chunk size of the run and for the whole prompt at once. Files of orders
+    that the first implementation could not sample from have none."""
     it = Net(golden)
     it.prior.eval()
-    for name, run in golden.info["sampling_runs"].items():
+    for name, run in golden.info.get("sampling_runs", {}).items():
         expected = golden.arrays[f"sample.{name}"]
         given = it.codes[:, : run["given_tokens"]]
         assert expected.shape[1] == run.get("sample_tokens", it.prior.n_ctx)
