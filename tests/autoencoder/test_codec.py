@@ -110,25 +110,34 @@ def test_what_cannot_be_is_said(build):
         codec_of(build, bottleneck=None)
 
 
-def test_a_published_file_and_its_config(build, tmp_path):
-    """`vae_model.ckpt` with `vae_config.json`: load, encode to a store, and the wrong file is refused."""
+def published_files(model, folder):
+    """`vae_model.ckpt` with `vae_config.json`, and a song."""
     from jukebox.audio import io
 
-    model = build(channels=2, bottleneck=DAC)
+    channels = model.config.channels_in
     tree = {
-        "model_type": "autoencoder", "sample_rate": SR, "sample_size": 2048, "audio_channels": 2,
+        "model_type": "autoencoder", "sample_rate": SR, "sample_size": 2048, "audio_channels": channels,
         "model": model.config.model_dump(mode="json", exclude_unset=True),
     }  # fmt: skip
-    (tmp_path / "vae_config.json").write_text(json.dumps(tree))
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "vae_model.ckpt")
-    (tmp_path / "music").mkdir()
-    io.write(tmp_path / "music" / "a.wav", sound(5000, 2), SR)
+    (folder / "vae_config.json").write_text(json.dumps(tree))
+    torch.save({"state_dict": model.state_dict()}, folder / "vae_model.ckpt")
+    (folder / "music").mkdir()
+    io.write(folder / "music" / "a.wav", sound(5000, channels), SR)
+
+
+def pre_encoded(folder, *words):
     hps = settings.parse("pre_encode", [
-        f"--model-config={tmp_path / 'vae_config.json'}", f"--ckpt-path={tmp_path / 'vae_model.ckpt'}", "--is-discrete",
-        f"--audio_files_dir={tmp_path / 'music'}", f"--output-path={tmp_path / 'store'}",
+        f"--model-config={folder / 'vae_config.json'}", f"--ckpt-path={folder / 'vae_model.ckpt'}",
+        f"--audio_files_dir={folder / 'music'}", f"--output-path={folder / 'store'}", *words,
     ])  # fmt: skip
     codec, about = choice.load(choice.choose(hps), hps, "cpu")
-    store = encode_all(hps.section(EncodeHps), codec, about, SoloComm())
+    return encode_all(hps.section(EncodeHps), codec, about, SoloComm())
+
+
+def test_a_published_file_and_its_config(build, tmp_path):
+    """They load, encode to a store, and the wrong file is refused."""
+    published_files(build(channels=2, bottleneck=DAC), tmp_path)
+    store = pre_encoded(tmp_path, "--is-discrete")
     assert store.codes(0, 0).shape == (2 * 625,) and store.geometry.frame == 2
     assert "codebook 0 first" in store.details[0]["model"]["order"]
     again, keys = load_codec(Part(str(tmp_path / "vae_model.ckpt"), str(tmp_path / "vae_config.json")))
@@ -137,6 +146,20 @@ def test_a_published_file_and_its_config(build, tmp_path):
     torch.save({"state_dict": {"other": torch.zeros(2)}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not a checkpoint of this model config"):
         load_codec(Part(str(tmp_path / "other.ckpt"), str(tmp_path / "vae_config.json")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "why"),
+    [("taae", {"sliding_window": None}, "full attention"), ("seanet", {"norm": "time_group_norm"}, "GroupNorm")],
+)
+def test_a_store_says_that_its_window_is_the_definition(build, tmp_path, kind, more, why):
+    """Without --sample-size that of the config, 2048 samples: a song of 5,000 is three windows."""
+    published_files(build(build.encoder(kind, 1, 8, **more)), tmp_path)
+    store = pre_encoded(tmp_path)
+    assert store.details[0]["model"]["window"].startswith(
+        f"{why} looks at a whole window at once: what 2048 samples give"
+    )
+    assert store.lengths.tolist() == [2048, 2048, 904] and store.item(2).offset_samples == 4096
 
 
 def test_unwrapping(build, tmp_path, monkeypatch):

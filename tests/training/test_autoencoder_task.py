@@ -11,11 +11,14 @@ from jukebox import settings
 from jukebox.audio import io
 from jukebox.autoencoder import config as C
 from jukebox.autoencoder.discriminators import build_discriminator
+from jukebox.autoencoder.hps import UnwrapHps
 from jukebox.autoencoder.model import Autoencoder
 from jukebox.autoencoder.schema import check
 from jukebox.data.loaders import Batch
 from jukebox.errors import CheckpointError, HparamsError, UsageError
 from jukebox.models import checkpoint
+from jukebox.models.autoencoder_files import read_weights
+from jukebox.models.unwrap import unwrap
 from jukebox.parallel.comm import SoloComm
 from jukebox.parallel.world import job
 from jukebox.training import asked, autoencoder_build
@@ -158,6 +161,15 @@ def test_every_recipe_steps(description, precision):
     made.net.eval()
     figures, items = made.measure(batch())
     assert items == 2 and "sisdr" in figures and all(torch.isfinite(value) for value in figures.values())
+
+
+def test_latents_are_masked_in_training_only():
+    made, seen = task(tree(latent_mask_ratio=0.4, bottleneck={"type": "tanh"})), []
+    made.net.decoder.register_forward_pre_hook(lambda _, given: seen.append(float((given[0] == 0).float().mean())))
+    made.loss(batch(), 0)
+    made.net.eval()
+    made.measure(batch())
+    assert seen == [pytest.approx(0.4, abs=0.06), 0.0]
 
 
 def test_named_schedules_move_per_own_step():
@@ -351,6 +363,14 @@ def test_pretrained_weights_are_where_it_begins(workplace):
     net = autoencoder_build.build_task(hps, SoloComm()).net
     first = checkpoint.read(workplace / "logs/first").model
     assert all(torch.equal(tensor, first[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_run_is_unwrapped(workplace):
+    train("--name=run", "--steps=2")
+    words = ["--ckpt-path=logs/run", "--name=out", "--use-safetensors"]
+    unwrap(settings.parse("unwrap", words).section(UnwrapHps))
+    averaged, found = checkpoint.read(workplace / "logs/run").model, read_weights("out.safetensors")
+    assert found.keys() == averaged.keys() and all(torch.equal(found[name], averaged[name]) for name in found)
 
 
 def test_two_ranks_learn_what_one_does(workplace, run_mpi, jukebox_root):
