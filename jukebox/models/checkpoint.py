@@ -82,6 +82,17 @@ def locate(path: Path | str) -> Path:
     return _newest(path)[0] if path.is_dir() else path
 
 
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of the file meant by a file or a run folder, as its manifest has it, else computed; "" where none is."""
+    path = Path(path)
+    file = next(iter(_candidates(path)), path) if path.is_dir() else path
+    if not file.is_file():
+        return ""
+    manifest = _manifest(file)
+    said = manifest.read_text(encoding="ascii", errors="replace").split(" ")[0].strip() if manifest.is_file() else ""
+    return said or files.digest_file(file)
+
+
 def _newest(folder: Path) -> tuple[Path, Any]:
     """The best file of a run folder and its contents. Raises CheckpointError."""
     candidates = _candidates(folder)

@@ -19,7 +19,7 @@ from jukebox.hparams import presets
 from jukebox.hparams.resolve import Resolved, keys_of
 from jukebox.interop.published import Entry
 from jukebox.labels.ids import PORT
-from jukebox.models import build, checkpoint
+from jukebox.models import build, checkpoint, found_head
 from jukebox.models.codec import VQVAECodec
 from jukebox.models.port import Port, is_port
 from jukebox.prior.model import Prior
@@ -29,7 +29,7 @@ from jukebox.weights import catalogue
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("temp", "top_k", "top_p", "min_p", "chunk_size", "max_batch_size", "alignment_layer", "alignment_head")
+_OPTIONS = ("temp", "top_k", "top_p", "min_p", "chunk_size", "max_batch_size", *found_head.KEYS, found_head.SCORE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Part:
 @dataclass(frozen=True)
 class ModelSet:
     """A VQ-VAE and its priors; priors[level], None where that level has none. ids: addresses of its id tables;
-    huggingface: repository that holds the same nets in the port's layout."""
+    huggingface: repository that holds the same nets in the port's layout; file: where the set is written, if it is."""
 
     name: str
     vqvae: Part
@@ -53,6 +53,7 @@ class ModelSet:
     licence: str = ""
     ids: tuple[str, ...] = ()
     huggingface: str = ""
+    file: Path | None = None
 
     @property
     def parts(self) -> dict[int | None, Part]:
@@ -104,7 +105,7 @@ def _from_file(path: Path) -> ModelSet:
     priors = tuple(part(entry) if entry.get("checkpoint", "") != "" else None for entry in table.get("priors", []))
     return ModelSet(
         path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")), tuple(table.get("ids", ())),
-        str(table.get("huggingface", "")),
+        str(table.get("huggingface", "")), path,
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def _recognised(folder: Path) -> ModelSet:
             continue
         levels = len(models.priors)
         if all(port.matches(_names(models, level), level, levels) for level in models.parts):
-            return _in_folder(models, folder)
+            return replace(_in_folder(models, folder), file=None)
     raise CheckpointError(f"{folder}: these weights are of none of the model sets {', '.join(presets.model_sets())}.")
 
 
@@ -334,10 +335,10 @@ def prior_hps(part: Part, vqvae: Resolved, level: int) -> Resolved:
 
 def _described(part: Part, vqvae: Resolved, level: int) -> tuple[Resolved, checkpoint.Checkpoint | None]:
     """The hyperparameters of a prior, and its file where they had to be read from there."""
-    options = {k: v for k, v in part.options.items() if k.startswith("alignment_")}
+    options = {name: value for name, value in part.options.items() if name in found_head.KEYS}
     if part.hps:
         hps = settings.from_presets(part.hps).with_values(str(part.checkpoint), **_on(vqvae, level))
-        return hps.with_values("model set", **options), None
+        return _aligned(hps, part, level).with_values("model set", **options), None
     found = checkpoint.read(locate(part))
     hps = hps_of(found)
     if not hps.values["prior"]:
@@ -349,7 +350,23 @@ def _described(part: Part, vqvae: Resolved, level: int) -> tuple[Resolved, check
         raise CheckpointError(
             f"{found.path} stands on another VQ-VAE than {vqvae.values['name'] or 'the one given'}:\n{other}"
         )
-    return hps.with_values("model set", **options), found
+    return _aligned(hps, part, level).with_values("model set", **options), found
+
+
+def _aligned(hps: Resolved, part: Part, level: int) -> Resolved:
+    """With the alignment head that was found for a prior, where one is written beside it."""
+    path = _path(part)
+    return hps.with_values(str(path), **found_head.read(path, level))
+
+
+def remember_head(models: ModelSet, level: int, values: Mapping[str, Any]) -> Path:
+    """Write down the alignment head that was found for a prior, so that this set is sampled with it; where it stands.
+
+    values: `alignment_layer`, `alignment_head` and `alignment_score`. Raises UsageError, WriteFailed.
+    """
+    if models.file is not None:
+        return found_head.write_into(models.file, level, values)
+    return found_head.write_beside(locate(models.parts[level]), level, values)
 
 
 def load_prior(part: Part, vqvae: Resolved, level: int, device: str = "cpu") -> tuple[Prior, Resolved]:

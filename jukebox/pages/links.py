@@ -61,8 +61,8 @@ def _own_files(item: Item, folder: str) -> tuple[Item, dict[str, Callable[[], by
     downloads = dict(item.downloads)
     if item.words and "lrc" not in downloads:
         downloads["lrc"] = add("lyrics.lrc", lambda: lyric_files.lrc(item).encode())
-    if item.words and "json" not in downloads:
-        downloads["json"] = add("lyrics.json", lambda: lyric_files.words_json(item).encode())
+    if "json" not in downloads and item.takes:
+        downloads["json"] = add("song.json", lambda: lyric_files.song_json(item).encode())
     alignment = item.alignment
     if isinstance(alignment, np.ndarray):
         weights = np.asarray(alignment, dtype=np.float64)
@@ -120,7 +120,8 @@ def above_levels(page: Page, levels: list[int]) -> Page:
             replace(take, spectrogram=up(take.spectrogram, take.level)) if isinstance(take.spectrogram, str) else take
             for take in linked.takes
         )
-        return replace(_relink(linked, lambda href: up(href, levels[0])), takes=tuple(takes))
+        highest = linked.takes[0].level if linked.takes else levels[0]
+        return replace(_relink(linked, lambda href: up(href, highest)), takes=tuple(takes))
 
     if not levels:
         return page

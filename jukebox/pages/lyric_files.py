@@ -1,12 +1,12 @@
-"""The lyrics of an item as files to take along: LRC for players that show lyrics, JSON for programs.
+"""A song as files to take along: LRC for players that show lyrics, JSON for programs with all that is known of it.
 
-`labels/timed.py` reads both back.
+`labels/timed.py` reads the lyrics of both back.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,11 @@ def lrc(item: Item) -> str:
     return "\n".join(out) + "\n"
 
 
-def words_json(item: Item) -> str:
-    """Lines and words with their times in seconds, and how sure each time is."""
+def song_json(item: Item) -> str:
+    """All that is known of a song: what was asked for, what it grew from, its sounds, its lyrics in lines and words.
+
+    Times are in seconds; the confidence of a word says how sure its time is, 0 to 1.
+    """
     lines = [
         {
             "text": line.text,
@@ -66,11 +69,24 @@ def words_json(item: Item) -> str:
         }
         for line in timed_lines(item)
     ]  # fmt: skip
-    return json.dumps({"title": item.title, "artist": item.artist, "genre": item.genre, "lines": lines}, indent=1)
+    sounds = [
+        {"level": take.level, "label": take.label, "sr_hz": take.sr_hz, "length_samples": take.length_samples,
+         "loudness_lufs": None if take.loudness_db is None else round(take.loudness_db, 2)}
+        for take in item.takes
+    ]  # fmt: skip
+    found = {
+        "title": item.title, "artist": item.artist, "genre": item.genre, "item": item.id, "seed": item.seed,
+        "settings": {str(name): value for name, value in item.settings.items()}, "command": item.command,
+        "codes": item.codes, "parent": asdict(item.parent) if item.parent else None, "sounds": sounds,
+        "text": item.lyrics,
+    } | ({"lines": lines} if item.words else {})  # fmt: skip
+    return json.dumps(
+        {name: value for name, value in found.items() if value not in ("", None, {})}, indent=1, default=str
+    )
 
 
 def read_words(text: str, lyrics: str) -> tuple[WordTime, ...]:
-    """The words that `words_json` wrote for these lyrics. Raises ValueError, KeyError or TypeError for anything else."""
+    """The words that `song_json` wrote for these lyrics. Raises ValueError, KeyError or TypeError for anything else."""
     numbers = [number for number, line in enumerate(escape.plain(lyrics).split("\n")) if line.strip()]
     return tuple(
         WordTime(str(word["word"]), float(word["start"]), float(word["end"]), float(word["confidence"]), number)

@@ -753,6 +753,9 @@
       for (const song of songs) if (song.built) song.draw();
     });
   }
+  for (const link of document.querySelectorAll(".own-sound")) { // a single file holds each sound once: the player's is saved
+    link.href = find(link.closest("li"), "audio").src;
+  }
   if (location.protocol === "file:") { // there a browser opens the link in place of saving: not in place of the page
     for (const link of document.querySelectorAll("a[download]:not([href^='data:'])")) link.target = "_blank";
   }

@@ -62,7 +62,7 @@ def write_run(folder: str | os.PathLike[str], page: Page) -> Path:
 
 
 def write_page(folder: str | os.PathLike[str], page: Page, *, embed: bool = False, name: str = "index.html") -> Path:
-    """Writes `name` into `folder`, and beside it, in `item_<id>/`, the pictures, `align.json`, `lyrics.lrc` and `lyrics.json`.
+    """Writes `name` into `folder`, and beside it, in `item_<id>/`, the pictures, `align.json`, `lyrics.lrc` and `song.json`.
 
     Every link is relative to `folder`. With `embed` the page is a single file: sounds and pictures are inside it, and
     nothing is written beside it. Returns the path of the page.

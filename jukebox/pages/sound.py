@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jukebox.audio.loudness import find_loudness
 from jukebox.pages.png import heat_map
 
 PEAKS = 1000
@@ -46,50 +47,6 @@ def find_peaks(mono: NDArray[Any], count: int = PEAKS) -> NDArray[np.float32]:
     starts = np.arange(count) * len(mono) // count
     pairs = np.stack([np.minimum.reduceat(mono, starts), np.maximum.reduceat(mono, starts)], axis=1)
     return np.asarray(np.clip(pairs, -1.0, 1.0), np.float32)
-
-
-def find_loudness(channels: NDArray[Any], sr_hz: int) -> float | None:
-    """Integrated loudness in LUFS of [T, C] (ITU-R BS.1770-4: K weighting, blocks of 0.4 s, two gates).
-
-    The weighting is applied to each block's spectrum instead of by a running filter; a sound under 0.4 s is one block.
-    """
-    block, hop = int(0.4 * sr_hz), int(0.1 * sr_hz)
-    if not len(channels):
-        return None
-    if len(channels) < block:
-        block = hop = len(channels)
-    weight = _k_weighting(np.fft.rfftfreq(block, 1 / sr_hz), sr_hz)
-    weight[1 : (block + 1) // 2] *= 2  # one-sided spectrum
-    starts = range(0, len(channels) - block + 1, hop)
-    spectra = (np.abs(np.fft.rfft(channels[start : start + block], axis=0)) ** 2 for start in starts)
-    powers = np.array([float((weight @ spectrum).sum()) for spectrum in spectra]) / block**2
-    powers = powers[_lufs(powers) > -70.0]
-    if not len(powers):
-        return None
-    powers = powers[_lufs(powers) > _lufs(powers.mean()) - 10.0]
-    return float(_lufs(powers.mean()))
-
-
-def _lufs(power: Any) -> Any:
-    return -0.691 + 10 * np.log10(np.maximum(power, 1e-12))
-
-
-def _k_weighting(freqs_hz: NDArray[Any], sr_hz: int) -> NDArray[Any]:
-    """Power response of the two K filters (a high shelf and a high pass) at any sample rate, by bilinear transform."""
-    z = np.exp(-2j * np.pi * freqs_hz / sr_hz)
-    k = np.tan(np.pi * 1681.974450955533 / sr_hz)
-    q, high, band = (
-        0.7071752369554196,
-        10 ** (3.999843853973347 / 20),
-        10 ** (3.999843853973347 * 0.4996667741545416 / 20),
-    )
-    shelf_over = (high + band * k / q + k * k) + 2 * (k * k - high) * z + (high - band * k / q + k * k) * z * z
-    shelf_under = (1 + k / q + k * k) + 2 * (k * k - 1) * z + (1 - k / q + k * k) * z * z
-    k = np.tan(np.pi * 38.13547087602444 / sr_hz)
-    q = 0.5003270373238773
-    pass_over = (1 - z) ** 2 * (1 + k / q + k * k)  # unit gain numerator 1, -2, 1 as the standard has it
-    pass_under = (1 + k / q + k * k) + 2 * (k * k - 1) * z + (1 - k / q + k * k) * z * z
-    return np.asarray(np.abs(shelf_over / shelf_under * pass_over / pass_under) ** 2)
 
 
 def spectrogram(mono: NDArray[Any], sr_hz: int) -> NDArray[np.float64]:

@@ -147,26 +147,35 @@ class PageView:
             "preload": self.preload,
             "listen": f"{item.name}, {label_of(take)}",
             "loudness": loudness_of(take),
-            "links": self.downloads(take.downloads, f"{item.name}, {label_of(take)}"),
+            "links": self.downloads(take.downloads, f"{item.name}, {label_of(take)}", self.inside(take)),
         }
 
     def exact(self, take: Take) -> str:
         return f"{take.length_sec:.3f} s, {take.length_samples:,} samples at {take.sr_hz:,} Hz, {loudness_of(take)}"
 
-    def sound(self, take: Take) -> str:
+    def inside(self, take: Take) -> str:
+        """The file whose bytes a single file holds as the take's sound; "" where the page is not one."""
         if self.embed_from is None:
-            return self.link(take.audio_href)
+            return ""
         smaller = [take.downloads[kind] for kind in EMBED_FORMATS if kind in take.downloads]
-        return self.link(smaller[0] if smaller else take.audio_href)
+        return smaller[0] if smaller else take.audio_href
 
-    def downloads(self, links: Mapping[str, str], what: str) -> list[dict[str, str]]:
+    def sound(self, take: Take) -> str:
+        return self.link(self.inside(take) or take.audio_href)
+
+    def downloads(self, links: Mapping[str, str], what: str, sound: str = "") -> list[dict[str, str]]:
+        """The links of a song or take. In a single file large ones are left out; `sound` is there already, once."""
         found = []
         for kind, path in links.items():
+            entry = {"kind": kind, "what": f"{what}, {kind}", "target": "", "file": Path(path).name}
+            if path == sound:
+                found.append(entry)
+                continue
             if self.embed_from is not None and not isinstance(path, Inside):
                 file = files.inside(self.embed_from, path)
                 if not file.is_file() or file.stat().st_size > EMBED_DOWNLOAD_BYTES:
                     continue
-            found.append({"kind": kind, "target": self.link(path), "what": f"{what}, {kind}"})
+            found.append(entry | {"target": self.link(path), "file": ""})
         return found
 
     def pictures(self, item: Item) -> list[dict[str, str]]:

@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jukebox.hparams.resolve import Resolved
+from jukebox.labels.song import SongMeta
 from jukebox.models.codec import Codec
 from jukebox.models.model_set import ModelSet
+from jukebox.sampling import commands
 from jukebox.sampling.hps import DrawHps, SampleHps
 from jukebox.sampling.levels import Song
 from jukebox.sampling.lyric_times import LyricTimes
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings, Request
-from jukebox.sampling.save import Facts, RunFolder, labels_of
+from jukebox.sampling.run_page import RunFacts, RunPages, SongFacts
+from jukebox.sampling.save import RunFolder, labels_of
 
 _SHARE = 0.05
 """Of the time of a run, what goes into letting it be heard before it is finished."""
@@ -39,6 +42,13 @@ class Seldom:
         self._next = ended + (ended - began) / self._share
 
 
+def tags_of(models: ModelSet, song: SongMeta | None = None, album: str = "") -> dict[str, str]:
+    """What a sound file made with these models says of itself to players, and to whoever asks what made it."""
+    said = {"title": song.title, "artist": song.artist, "genre": song.genre, "lyrics": song.lyrics} if song else {}
+    said |= {"album": album, "comment": models.licence or "made with Jukebox", "AI_GENERATED": "true"}
+    return {name: text for name, text in said.items() if text not in ("", "unknown")}
+
+
 @dataclass
 class Exports:
     """All of them are functions of codes, settings and lyric times alone: made again, they are the same files."""
@@ -50,12 +60,12 @@ class Exports:
     levels: Mapping[int, Level]
     settings: Callable[[Request], Mapping[int, LevelSettings]]
     times: LyricTimes
-    sample: SampleHps
-    draw: DrawHps
+    hps: Resolved
 
     def __post_init__(self) -> None:
+        self.sample, self.draw = self.hps.section(SampleHps), self.hps.section(DrawHps)
+        self.pages = RunPages(self.folder)
         self._heard: dict[tuple[int, int], int] = {}  # codes of an item and level that its sound was made from
-        self._tags = {"comment": self.models.licence or "made with Jukebox", "AI_GENERATED": "true"}
 
     def total(self, song: Song, level: int) -> int:
         """Codes of a level of a whole song."""
@@ -71,9 +81,13 @@ class Exports:
         if not have or self._heard.get((item, level)) == have:
             return
         if not self.is_whole(song, level):
-            self.folder.decode(song, level, self.codec, self._tags)
+            self.folder.decode(
+                song, level, self.codec, tags_of(self.models, song.request.song, self.folder.root.resolve().name)
+            )
         elif not self.folder.is_decoded(item, level):
-            self.folder.decode_whole(song, level, self.codec, self._tags)
+            self.folder.decode_whole(
+                song, level, self.codec, tags_of(self.models, song.request.song, self.folder.root.resolve().name)
+            )
         self._heard[item, level] = have
 
     def is_decoded(self, songs: Sequence[Song], level: int) -> bool:
@@ -107,22 +121,30 @@ class Exports:
 
     def page(self, songs: Sequence[Song]) -> None:
         """The pages of everything that can be heard now; songs that are not whole say how far they are."""
+        remembered, sample, root = self.folder.remembered(), self.sample, self.folder.root
         partial = {song.request.item: text for song in songs if (text := self._how_far(song))}
-        shown = [self._knobs(song.request) for song in songs]
-        common = {name: value for name, value in shown[0].items() if all(each.get(name) == value for each in shown)}
-        own = {
-            song.request.item: {name: value for name, value in each.items() if name not in common}
-            for song, each in zip(songs, shown, strict=True)
-        }  # fmt: skip
+        aligned = self.times.found(songs)
         lengths = sorted({song.length_samples / self.codec.geometry.sr_hz for song in songs})
-        settings = {
-            "model": self.models.name, "mode": self.sample.mode, "seed": self.draw.seed, "dtype": self.draw.dtype,
-            "length": " to ".join(f"{sec:.2f} s" for sec in {lengths[0]: None, lengths[-1]: None}), **common,
+        common = {"model": self.models.name, "mode": sample.mode, "dtype": self.draw.dtype}
+        known = {
+            song.request.item: SongFacts(
+                {**common, **self._knobs(song.request), **_prompt(song.request), **remembered.checkpoints},
+                partial.get(song.request.item, ""),
+                f"{remembered.command} --items={song.request.item}" if remembered.command and len(songs) > 1 else "",
+                aligned.get(song.request.item),
+            )
+            for song in songs
         }  # fmt: skip
+        settings = common | {
+            "seed": self.draw.seed,
+            "length": " to ".join(f"{sec:.2f} s" for sec in {lengths[0]: None, lengths[-1]: None}),
+        }
         note = f"Still being sung: {len(partial)} of {len(songs)} songs are not whole yet." if partial else ""
-        command, root = self.folder.remembered().command, self.folder.root
-        facts = Facts(root.name, self.codec.geometry.sr_hz, command, settings, self.models.licence, note)
-        self.folder.page(songs, facts, self.times.found(songs), partial, own)
+        facts = RunFacts(
+            root.resolve().name, remembered.command, settings, remembered.created, self.models.licence, note,
+            commands.sing_on(self.hps), commands.keep(self.hps),
+        )  # fmt: skip
+        self.pages.write(songs, facts, known, embed=sample.embed and not partial)
 
     def _knobs(self, request: Request) -> dict[str, str]:
         """How each level of a song is drawn."""
@@ -142,6 +164,14 @@ class Exports:
                 f"level {level} " + ("whole" if whole else f"{have_sec:.1f} of {song.length_samples / rate:.1f} s")
             )
         return ", ".join(texts)
+
+
+def _prompt(request: Request) -> dict[str, str]:
+    parent = request.parent
+    if parent is None:
+        return {}
+    begin = f"{parent.start_sec:g} to {parent.end_sec:g} s" if parent.start_sec else f"the first {parent.end_sec:g} s"
+    return {"prompt": f"{begin} of {parent.name}"}
 
 
 def _spelled(level: LevelSettings) -> str:

@@ -17,13 +17,24 @@ class SampleHps:
         "what sings: a model set (5b, 5b_lyrics, 1b_lyrics, a file in hparams/models or elsewhere), or runs by comma",
         example="logs/top,logs/up1,logs/up0",
     )
-    name: str = key("", "folder of the result", example="sample_5b")
+    name: str = key(
+        "", "folder of the result; a run in it goes on, and without --model as it was begun", example="sample_5b"
+    )
     mode: Literal["ancestral", "continue", "upsample", "primed"] = key(
         "ancestral",
         "ancestral = from nothing, continue = go on from --codes_file, upsample = only the levels below --codes_file,"
         " primed = go on from --audio_file",
     )
-    levels: int | None = key(None, "levels of the model; None = as it has", ge=1)
+    levels: tuple[Annotated[int, Field(ge=0)], ...] = key(
+        (),
+        "sample these levels now, as far as the run has codes of the level above; () = all, and so does the number of"
+        " levels that the model has",
+        example="1,0",
+    )
+    items: str = key("", "sample these songs of the run now, by number; empty = all", example="0,3-5")
+    to: float | None = key(
+        None, "sample now only the windows that are needed to reach this second; None = to the end", unit="s", gt=0
+    )
     sr: int | None = key(None, "sample rate of the model; None = as its checkpoint says", unit="Hz", gt=0)
     sample_length_in_seconds: float = key(20.0, "length of the result, rounded down to whole top codes", unit="s", gt=0)
     sample_length: int = key(0, "the same in samples; 0 = take sample_length_in_seconds", unit="samples", ge=0)
@@ -33,16 +44,27 @@ class SampleHps:
         unit="s",
         gt=0,
     )
-    n_samples: int | None = key(None, "songs; None = as many as requests or saved codes, else 1", unit="songs", gt=0)
+    n_samples: int | None = key(
+        None, "songs; None = as many as requests or saved codes, else 1; more than those: by turns", unit="songs", gt=0
+    )
     hop_fraction: tuple[_Share, ...] = key(
         (0.5, 0.5, 0.125), "step from window to window as a share of the window, per level, level 0 first"
     )
-    codes_file: str = key("", "data.pth.tar or store of codes to go on from", example="sample_5b/level_2/data.pth.tar")
+    codes_file: str = key(
+        "",
+        "codes to go on from: a data.pth.tar, a run or a store of codes, or chosen items of these two, STORE:0,3; where no"
+        " song is described by other flags, artist, genre and lyrics stay what they are",
+        example="sample_5b:3",
+    )
     audio_file: tuple[str, ...] = key((), "prompts of --mode=primed, by comma, used by turns", example="a.wav,b.mp3")
     prompt_length_in_seconds: float | None = key(
         None, "how much of each prompt is kept, rounded down to whole top codes", unit="s", gt=0
     )
     restore_vqvae: str = key("", "VQ-VAE in place of the one the model names")
+    embed: bool = key(False, "write the page also as one file that holds all sounds, NAME/NAME.html, to send by mail")
+    plan: bool = key(
+        False, "say what the run will do and what it will take of memory, disk and time, against what there is, and end"
+    )
 
     @model_validator(mode="after")
     def _mode_has_its_input(self) -> "SampleHps":

@@ -33,7 +33,8 @@ from jukebox.sampling.hps import DrawHps, FlowHps, SampleHps, SongHps
 from jukebox.sampling.levels import Song
 from jukebox.sampling.plan import hop_codes, whole_length, window_starts
 from jukebox.sampling.requests import Request
-from jukebox.sampling.save import Facts, Remembered, RunFolder
+from jukebox.sampling.run_page import RunFacts, RunPages, SongFacts
+from jukebox.sampling.save import Remembered, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def main(hps: Resolved, asked: Sequence[Request]) -> int:
     wanted, start = hps.section(SampleHps), hps.section(LaunchHps)
     if wanted.mode != "ancestral" or any(request.prompt for request in asked):
         raise UsageError("a prior over latents sings from nothing: leave --mode, --codes_file and --audio_file out.")
+    if wanted.plan:
+        raise UsageError("--plan is for priors over codes; a prior over latents is small. Leave it out.")
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
     flow = load_flow(wanted.model, comm.device)
@@ -100,7 +103,10 @@ def _run(hps: Resolved, flow: TrainedFlow, asked: Sequence[Request], comm: Comm,
             "model": wanted.model, "seed": hps.section(DrawHps).seed, "steps": chosen.flow_steps, "solver": chosen.flow_solver,
             "guidance": chosen.flow_guidance, "length": f"{songs[0].length_samples / rate:.2f} s",
         }  # fmt: skip
-        log.info("%s", folder.page(songs, Facts(root.name, rate, folder.remembered().command, shown)))
+        remembered = folder.remembered()
+        facts = RunFacts(root.resolve().name, remembered.command, shown, remembered.created)
+        known = {song.request.item: SongFacts(shown, command=remembered.command) for song in songs}
+        log.info("%s", RunPages(folder).write(songs, facts, known, embed=wanted.embed))
     comm.barrier()
     return 0
 

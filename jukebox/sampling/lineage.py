@@ -3,7 +3,7 @@
 Every take has a key, `<run>:<item>`, where `<run>` is a digest of the run's `run.json`: it stays with the codes through
 `codes.py cut`, `keep` and `join`, and with the run when its folder is moved or renamed.
 
-    <run>/parents/<key>/take.json, sound.wav, words.json     an ancestor, so that the page needs no other folder
+    <run>/parents/<key>/take.json, sound.wav, song.json     an ancestor, so that the page needs no other folder
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Ancestor:
     def words(self) -> tuple[WordTime, ...]:
         """When its words are sung; () where that is not known."""
         try:
-            text = (self.folder / "words.json").read_text(encoding="utf-8")
+            text = (self.folder / "song.json").read_text(encoding="utf-8")
             return lyric_files.read_words(text, self.request.song.lyrics)
         except (OSError, ValueError, KeyError, TypeError):
             return ()
@@ -214,7 +214,7 @@ def _take_in(root: Path, key: str, runs: Mapping[str, Path]) -> Ancestor | None:
     target = _folder_of(root, key)
     for folder in runs.values():
         if known := _ancestor(_folder_of(folder, key)):
-            return _copy(known, known.folder / "sound.wav", known.folder / "words.json", target)
+            return _copy(known, known.folder / "sound.wav", known.folder / "song.json", target)
     if run not in runs:
         return None
     sounds = sorted(runs[run].glob(f"level_*/item_{item}.wav"))
@@ -224,14 +224,14 @@ def _take_in(root: Path, key: str, runs: Mapping[str, Path]) -> Ancestor | None:
     folder = sounds[0].parent
     level = int(folder.name.removeprefix("level_"))
     known = Ancestor(key, f"{runs[run].resolve().name}:{item}", request, level, folder)
-    return _copy(known, sounds[0], folder / f"item_{item}" / "words.json", target)
+    return _copy(known, sounds[0], folder / f"item_{item}" / "song.json", target)
 
 
 def _copy(known: Ancestor, sound: Path, words: Path, target: Path) -> Ancestor:
     target.mkdir(parents=True, exist_ok=True)
     files.link_or_copy(sound, target / "sound.wav")
     if words.is_file():
-        files.link_or_copy(words, target / "words.json")
+        files.link_or_copy(words, target / "song.json")
     record = {"key": known.key, "name": known.name, "level": known.level, "request": known.request.to_json()}
     files.publish_json(target / "take.json", record, indent=1)  # last: with it the ancestor is whole
     return replace(known, folder=target)

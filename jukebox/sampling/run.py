@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from jukebox.nn import linear
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
-from jukebox.sampling import alignment, latents, lineage, modes, plan, prepare, save
-from jukebox.sampling.choir import Choir, fit_together
+from jukebox.sampling import alignment, latents, lineage, modes, parts, plan, prepare, recorded, save
+from jukebox.sampling.choir import Choir
 from jukebox.sampling.exports import Exports
+from jukebox.sampling.forecast import Forecast
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import Song
 from jukebox.sampling.lyric_times import LyricTimes
@@ -36,7 +38,9 @@ from jukebox.sampling.walk import Made
 
 log = logging.getLogger(__name__)
 
-_NOT_ASKED = ("quiet", "device", "threads", "port", "dist_timeout")  # do not decide the result
+_NOT_ASKED = (  # do not decide the result
+    "embed", "quiet", "device", "threads", "port", "dist_timeout", "plan", "max_batch_size", "chunk_size", *parts.KEYS
+)  # fmt: skip
 
 
 def main(hps: Resolved) -> int:
@@ -44,13 +48,17 @@ def main(hps: Resolved) -> int:
     sample, start = hps.section(SampleHps), hps.section(LaunchHps)
     if not sample.name:
         raise UsageError("--name is missing: the folder of the result, for example --name=sample_1.")
-    asked = _asked(hps)
+    begun = None if sample.model else recorded.as_begun(hps, Path(sample.name))
+    hps, asked = begun or (hps, _asked(hps))
+    sample = hps.section(SampleHps)
     if latents.is_flow_run(sample.model):
         return latents.main(hps, asked)
     models = model_set.find(sample.model, sample.restore_vqvae)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
     root = Path(sample.name)
+    if sample.plan:
+        return Session(hps, models, asked, comm, root).tell_plan()
     if comm.is_first:
         root.mkdir(parents=True, exist_ok=True)
         with files.RunLock(root):
@@ -64,9 +72,9 @@ def _asked(hps: Resolved) -> list[Request]:
     said = song.requests or song.artist or song.genre or song.lyrics or song.lyric_times
     if sample.mode not in ("continue", "upsample") or said:
         return requests_of(song, seed, None)
-    recorded = save.asked_before(Path(sample.name))
-    if recorded.get("settings") == _values(hps):  # it goes on; what it began with may have gone since
-        return [Request.from_json(request) for request in recorded["requests"]]
+    before = save.asked_before(Path(sample.name))
+    if before.get("settings") == _values(hps):  # it goes on; what it began with may have gone since
+        return [Request.from_json(request) for request in before["requests"]]
     songs = lineage.same_songs(sample.codes_file, seed)
     if sample.total_sample_length_in_seconds:
         songs = [replace(request, total_sec=None) for request in songs]
@@ -97,7 +105,7 @@ class Session:
         self.folder = RunFolder(root, self._identity())
         self.times = LyricTimes(self.folder, self.levels.get(self.top), self.geometry.sr_hz)
         self.exports = Exports(
-            self.folder, self.codec, models, self.vqvae_hps, self.levels, self.settings, self.times, self.sample, self.draw
+            self.folder, self.codec, models, self.vqvae_hps, self.levels, self.settings, self.times, hps
         )  # fmt: skip
 
     def run(self) -> int:
@@ -117,20 +125,47 @@ class Session:
         when the program was asked to stop.
         """
         order, songs = self._begin()
-        self._announce(songs)
-        return Performance(self, order, songs).events()
+        part = parts.part_of(self.sample, order, len(songs), self.geometry)
+        self._announce(part.songs(songs))
+        return Performance(self, part, songs).events()
 
     # --------------------------------------------------------------------------------------------------- before
+
+    def tell_plan(self) -> int:
+        """Say what the run would do and take; nothing is written. Raises OutOfMemory and OutOfSpace as the run would."""
+
+        def tell() -> None:
+            order, songs = self._known()
+            part = parts.part_of(self.sample, order, len(songs), self.geometry)
+            self._announce(part.songs(songs))
+            forecast = self.forecast(part.songs(songs), part.levels)
+            forecast.check()
+            log.info("%s", forecast.text())
+
+        self.comm.run_first(tell)
+        return 0
+
+    def forecast(self, songs: Sequence[Song], levels: Collection[int]) -> Forecast:
+        """What sampling these levels of all items takes."""
+        known = {level: self.levels[level] for level in levels}
+        return Forecast(known, self.settings, songs, self.codec, self.draw.dtype, self.comm, self.folder.root)
+
+    def _known(self) -> tuple[list[int], list[Song]]:
+        """Levels to sample, and all items with the codes they have: as the folder remembers, or as asked for."""
+        if self.folder.is_same():
+            return self.folder.remembered().levels, self.stored_songs()
+        found = self._plan()
+        songs = [self.lengths.song(request) for request in self._grown(found)]
+        for song, codes in zip(songs, found.given, strict=True):
+            song.codes.update(codes)
+        return list(found.levels), songs
 
     def _check_rate_and_levels(self) -> None:
         if self.sample.sr not in (None, self.geometry.sr_hz):
             raise UsageError(
                 f"--sr={self.sample.sr}, but the VQ-VAE was trained at {self.geometry.sr_hz} Hz. Leave out --sr."
             )
-        if self.sample.levels not in (None, self.geometry.levels):
-            raise UsageError(
-                f"--levels={self.sample.levels}, but the VQ-VAE of this model has {self.geometry.levels} levels."
-            )
+        parts.levels_asked(self.sample, self.geometry)
 
     def _identity(self) -> dict[str, Any]:
         """What decides the result, as plain JSON: a run that asks for the same goes on where it was left."""
@@ -143,18 +178,18 @@ class Session:
         """Open the folder, for a new run with the codes that are given: levels to sample, and all items."""
 
         def begin() -> None:
-            found = None if self.folder.is_same() else self._plan()  # before the codes it reads are set aside
+            goes_on = self.folder.is_same()
+            order, songs = self._known()  # before the codes it reads are set aside
+            self.forecast(songs, order).check()
             self.folder.begin()
-            if found is not None:
-                requests = self._grown(found)
-                fresh = [self.lengths.song(request) for request in requests]
-                for song, codes in zip(fresh, found.given, strict=True):
-                    song.codes.update(codes)
-                for song in fresh:
+            if not goes_on:
+                requests = [song.request for song in songs]
+                for song in songs:
                     for level in song.codes:
                         self.folder.save([song], level)
                 items = [request.to_json() for request in requests]
-                self.folder.remember(Remembered(list(found.levels), items, self.command(alone=True)))
+                day, files_sung = time.strftime("%Y-%m-%d"), model_set.checkpoint_digests(self.models)
+                self.folder.remember(Remembered(order, items, self.command(alone=True), day, files_sung))
                 lineage.adopt(self.folder.root, [r.parent for r in requests if r.parent], self.sample.codes_file)
 
         self.comm.run_first(begin)
@@ -241,12 +276,11 @@ class Session:
         python = [] if before[:1] == ["torchrun"] else ["python"]
         return shlex.join([*before, *python, "jukebox/sample.py", *sys.argv[1:]])
 
-    def choir(self, levels: Collection[int], songs: int) -> Choir:
-        """The priors of these levels, for so many songs."""
-        known = {level: self.levels[level] for level in levels}
+    def choir(self, levels: Collection[int], songs: Sequence[Song]) -> Choir:
+        """The priors of these levels, for these songs."""
         return Choir(
-            self.models, self.vqvae_hps, self.levels, self.draw, self.comm.device, songs,
-            together=fit_together(known, self.draw.dtype, self.comm), record=self.folder.root / "progress",
+            self.models, self.vqvae_hps, self.levels, self.draw, self.comm.device, len(songs),
+            together=self.forecast(songs, levels).fits_together, record=self.folder.root / "progress",
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------- alignment
@@ -267,7 +301,7 @@ class Session:
             song for song in self.times.with_lyrics(songs) if song.request.item % self.comm.size == self.comm.rank
         ]  # fmt: skip
         if mine:
-            self.times.align(*self.choir([self.top], len(songs)).prior(self.top), mine)
+            self.times.align(*self.choir([self.top], songs).prior(self.top), mine)
         self.comm.barrier()
         if self.comm.is_first:
             aligned = self.times.found(songs)

@@ -6,8 +6,9 @@ The folder of a run:
     progress/item_<i>_level_<l>.npy   codes so far: the truth a restart goes on from; all else is made from them
     progress/trace_<rank>.jsonl       when each window was begun and finished
     progress/align_<i>.npz            attention on the lyrics
-    level_<l>/item_<i>.wav, data.pth.tar, index.html    a wav grows with the codes; data.pth.tar is of whole levels
-    level_<l>/item_<i>/      lyrics.json, align.json, align.png (as published), lyrics.lrc, lyrics.vtt, words.json
+    level_<l>/item_<i>.wav, data.pth.tar, index.html    a wav grows with the codes; flac, mp3, data.pth.tar when whole
+    level_<l>/item_<i>/      lyrics.json, align.json, align.png (as published), lyrics.lrc, lyrics.vtt, song.json
+    parents/<take>/          the takes of other runs that songs grew from (jukebox/sampling/lineage.py)
     codes/                   a store of codes of the finished levels (jukebox/codestore)
     index.html               all levels together
 """
@@ -19,7 +20,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ from jukebox.errors import DataError
 from jukebox.labels.vector import Label
 from jukebox.models import restricted
 from jukebox.models.codec import Codec
-from jukebox.pages import links, lyric_files, png
-from jukebox.pages.page import Group, Item, Page, Take, WordTime
-from jukebox.pages.render import take, write_page
-from jukebox.sampling import align_files, lineage
+from jukebox.pages.page import WordTime
+from jukebox.sampling import lineage
 from jukebox.sampling.levels import Codes, Song
+
+FORMATS = (".flac", ".mp3")  # beside the wav of a whole song
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,17 @@ class Aligned:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the page says about a whole run."""
-
-    title: str
-    sr_hz: int
-    command: str
-    settings: Mapping[str, Any]
-    licence: str = ""
-    note: str = ""
-    continue_command: str = ""
-    keep_command: str = ""
-
-
-@dataclass(frozen=True)
 class Remembered:
-    """Which levels a run samples, highest first, for which items (requests as JSON), and the command that began it."""
+    """Which levels a run samples, highest first, for which items (requests as JSON), and the command that began it.
+
+    created: the day it began; checkpoints: SHA-256 of the files that sing, by name.
+    """
 
     levels: list[int]
     items: list[dict[str, Any]]
     command: str = ""
+    created: str = ""
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,7 +72,6 @@ class RunFolder:
 
     root: Path
     asked: Mapping[str, Any]
-    _takes: dict[Path, tuple[tuple[int, int, int], Take]] = field(default_factory=dict, repr=False)
 
     @property
     def _text(self) -> str:
@@ -146,6 +137,13 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise DataError(f"{path} is damaged ({error}). Delete it, and this level is sampled anew.") from None
 
+    def stamp(self, item: int, level: int) -> int:
+        """Changes when the codes of a level of an item do; 0 while there are none."""
+        try:
+            return self._progress(item, level).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def load_all(self, song: Song, levels: int) -> None:
         """Give a song the codes it had when the run was left."""
         for level in range(levels):
@@ -170,25 +168,33 @@ class RunFolder:
     def _progress(self, item: int, level: int) -> Path:
         return self.root / "progress" / f"item_{item:04d}_level_{level}.npy"
 
-    def trace(self, rank: int) -> files.Appender:
+    def trace(self, rank: int) -> Path:
         """The record of the windows that one process samples, one line of JSON each."""
-        return files.Appender(self.root / "progress" / f"trace_{rank}.jsonl")
+        return self.root / "progress" / f"trace_{rank}.jsonl"
 
     def level(self, level: int) -> Path:
         """The folder of a level."""
         return self.root / f"level_{level}"
+
+    def wav(self, item: int, level: int) -> Path:
+        """The sound of an item at a level; FORMATS stand beside it once it is whole."""
+        return self.level(level) / f"item_{item}.wav"
 
     def decode(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> NDArray[np.float32]:
         """Write an item's sound at a level, as far as it has codes: from this level alone, cut to the length asked for."""
         folder = self.level(level)
         folder.mkdir(exist_ok=True)
         audio = codec.decode(song.codes[level], level)[: song.length_samples]
-        audio_io.write(folder / f"item_{song.request.item}.wav", audio, codec.geometry.sr_hz, tags=dict(tags))
+        audio_io.write(self.wav(song.request.item, level), audio, codec.geometry.sr_hz, tags=tags)
         return audio
 
     def decode_whole(self, song: Song, level: int, codec: Codec, tags: Mapping[str, str]) -> None:
-        """The same of a level that is whole, and its unclipped audio for `export`, whose file says that both are there."""
+        """The same of a level that is whole, in all formats, and its unclipped audio for `export`, whose file says that all
+        are there."""
         audio = self.decode(song, level, codec, tags)
+        for suffix in FORMATS:
+            path = self.wav(song.request.item, level).with_suffix(suffix)
+            audio_io.write(path, audio, codec.geometry.sr_hz, tags=tags)
         files.publish(self._array(song.request.item, level), lambda out: np.save(out, audio))
 
     def is_decoded(self, item: int, level: int) -> bool:
@@ -267,92 +273,6 @@ class RunFolder:
             final.rename(old)
         fresh.rename(final)
         shutil.rmtree(old, ignore_errors=True)
-
-    def page(
-        self, songs: Sequence[Song], facts: Facts, aligned: Mapping[int, Aligned] | None = None,
-        partial: Mapping[int, str] | None = None, own: Mapping[int, Mapping[str, str]] | None = None,
-    ) -> Path:  # fmt: skip
-        """`index.html` over all levels that can be heard, and one inside each, with the lyric files of its items.
-
-        partial: how far songs are that are not whole; own: settings in which a song differs from the run's.
-        """
-        levels, aligned = self.audible(), aligned or {}
-        items = tuple(
-            replace(
-                self._item(song, levels, facts.sr_hz, aligned.get(song.request.item)),
-                partial=(partial or {}).get(song.request.item, ""), settings=(own or {}).get(song.request.item, {}),
-            )
-            for song in songs
-        )  # fmt: skip
-        page = Page(
-            facts.title, command=facts.command, settings=facts.settings, items=items, licence=facts.licence,
-            note=facts.note, continue_command=facts.continue_command, keep_command=facts.keep_command,
-        )  # fmt: skip
-
-        def of_level(level: int) -> Page:
-            return page.map_items(lambda item, _: self._with_lyrics(item, level, aligned.get(item.id)))
-
-        pages = {level: of_level(level) for level in levels}
-        for level in levels:
-            write_page(self.level(level), links.only_level(pages[level], level))
-        whole = links.above_levels(pages[levels[0]] if levels else page, levels)
-        if elder := tuple(self._ancestor(one) for one in lineage.ancestors(self.root)):
-            whole = replace(whole, groups=(*whole.groups, Group("What they grew from", elder)))
-        return write_page(self.root, whole)
-
-    def _item(self, song: Song, levels: Sequence[int], sr_hz: int, aligned: Aligned | None) -> Item:
-        number, about = song.request.item, song.request.song
-        takes = []
-        for level in levels:
-            path = self.level(level) / f"item_{number}.wav"
-            if path.exists():
-                takes.append(self._take(path, level, sr_hz))
-        words = aligned.words if aligned else None
-        return Item(
-            number, about.title, about.artist, about.genre, about.lyrics, seed=song.request.seed, takes=tuple(takes),
-            words=words or None, key=self.key(number), parent=song.request.parent, codes=f"{self.root}:{number}",
-        )  # fmt: skip
-
-    def _ancestor(self, one: lineage.Ancestor) -> Item:
-        about, where = one.request.song, one.folder.relative_to(self.root).as_posix()
-        audio, rate = audio_io.read(one.folder / "sound.wav"), audio_io.probe(one.folder / "sound.wav").sr_hz
-        words = one.words()
-        return Item(
-            one.request.item, about.title or one.name, about.artist, about.genre, about.lyrics, seed=one.request.seed,
-            takes=(take(one.level, audio, rate, f"{where}/sound.wav"),), words=words or None, key=one.key,
-            parent=one.request.parent,
-        )  # fmt: skip
-
-    def _take(self, path: Path, level: int, sr_hz: int) -> Take:
-        """What the page shows of a sound; measured again when the file has changed."""
-        found = path.stat()
-        version = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if path not in self._takes or self._takes[path][0] != version:
-            href = path.relative_to(self.root).as_posix()
-            self._takes[path] = version, take(level, audio_io.read(path), sr_hz, href)
-        return self._takes[path][1]
-
-    def _with_lyrics(self, item: Item, level: int, aligned: Aligned | None) -> Item:
-        """Write what belongs to the lyrics of an item into a level's folder, and link it."""
-        folder, href = self.level(level) / f"item_{item.id}", f"level_{level}/item_{item.id}"
-        if aligned is None:
-            return item
-        weights = align_files.trimmed(aligned.weights)
-        made = {"lyrics.json": align_files.lyrics_json(aligned.lyrics[: weights.shape[1]]).encode()}
-        if weights.size:
-            made["align.json"] = align_files.align_json(weights).encode()
-            made["align.png"] = align_files.align_png(weights)
-            made["alignment.png"] = png.alignment_png(weights)
-        if item.words:
-            made["lyrics.lrc"] = lyric_files.lrc(item).encode()
-            made["lyrics.vtt"] = align_files.vtt(item.words).encode()
-            made["words.json"] = lyric_files.song_json(item).encode()
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, body in made.items():
-            files.publish_bytes(folder / name, body)
-        offered = {"lrc": "lyrics.lrc", "vtt": "lyrics.vtt", "json": "words.json"}
-        downloads = {kind: f"{href}/{name}" for kind, name in offered.items() if name in made}
-        return replace(item, downloads=downloads, alignment=f"{href}/alignment.png" if weights.size else None)
 
 
 def asked_before(root: Path) -> dict[str, Any]:

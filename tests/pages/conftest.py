@@ -79,8 +79,10 @@ def make_page(folder: Path, *, text=lambda usual: usual, levels=(2, 1, 0)) -> Pa
                 else None,
                 alignment=weights if number == 0 else None,
                 key=f"run:{number}",
-                codes=f"songs:{number}",
-                parent=Parent("songs:0", 0.0, 12.0, "run:0") if number == 2 else None,
+                codes=text(f"songs:{number}"),
+                parent=Parent(text("songs:0"), 0.0, 12.0, "run:0") if number == 2 else None,
+                partial=text("12 of 33 windows") if number == 1 else "",
+                command=text("python jukebox/sample.py --name=evening --seed=40") if number == 0 else "",
                 note=text("") or "",
             )
         )
@@ -88,8 +90,8 @@ def make_page(folder: Path, *, text=lambda usual: usual, levels=(2, 1, 0)) -> Pa
         text("An evening"),
         command=text("python jukebox/sample.py --name=evening --seed=40"),
         created="20 November 2026",
-        continue_command="python jukebox/sample.py --codes_file={codes} --prompt_length_in_seconds={seconds} --seed=1",
-        keep_command="python jukebox/codes.py keep {codes} --out=best",
+        continue_command=text("python jukebox/sample.py --codes_file={codes} --prompt_length_in_seconds={seconds}"),
+        keep_command=text("python jukebox/codes.py keep {codes} --out=best"),
         settings={"mode": text("ancestral")},
         groups=(Group(text("From scratch"), tuple(items[:2])), Group(text("Continued"), tuple(items[2:]))),
         licence=text("No rights reserved."),

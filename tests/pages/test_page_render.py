@@ -180,11 +180,12 @@ def test_same_data_same_bytes_and_nothing_else_in_the_folder(tmp_path, kit):
     assert one == files_of(tmp_path / "two")
     write_run(tmp_path / "one", kit.make_page(tmp_path / "one"))  # again, over what is there
     assert one == files_of(tmp_path / "one")
-    own = {"align.png", "align.json", "lyrics.lrc", "lyrics.json"}
+    own = {"align.png", "align.json", "lyrics.lrc"}
     expected = {"index.html"} | {f"level_{level}/index.html" for level in (0, 1, 2)}
     for level in (0, 1, 2):
         expected |= {f"level_{level}/item_{k}.wav" for k in range(3)}
         expected |= {f"level_{level}/item_{k}/spectrogram_{level}.png" for k in range(3)}
+        expected |= {f"level_{level}/item_{k}/song.json" for k in range(3)}
         expected |= {f"level_{level}/item_0/{name}" for name in own}
     assert set(one) == expected
 
@@ -219,11 +220,11 @@ def test_policy_names_exactly_this_script_and_style(run_folder):
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     page = Page("One", items=(Item(0, takes=(plain_take(),)),))
     path = write_page(tmp_path, page)
-    before = path.read_bytes()
+    before = files_of(tmp_path)
     monkeypatch.setenv("JUKEBOX_FAULT", "publish.before_replace:1:raise")
     with pytest.raises((OSError, RuntimeError, WriteFailed)):
         write_page(tmp_path, replace(page, title="Two"))
-    assert files_of(tmp_path) == {"index.html": before}
+    assert files_of(tmp_path) == before and path.name in before
 
 
 def test_unfinished_runs_have_a_page_too(tmp_path):
@@ -260,8 +261,8 @@ def test_items_of_several_runs_may_share_their_numbers(tmp_path):
     )
     write_page(tmp_path, Page("P", groups=tuple(Group(item.title, (item,)) for item in items)))
     assert set(files_of(tmp_path)) == {
-        "index.html", "item_0/spectrogram_0.png", "item_0/spectrogram_0_.png", "item_0_/spectrogram_0.png",
-        "item_0_/spectrogram_0_.png",
+        "index.html", "item_0/spectrogram_0.png", "item_0/spectrogram_0_.png", "item_0/song.json",
+        "item_0_/spectrogram_0.png", "item_0_/spectrogram_0_.png", "item_0_/song.json",
     }  # fmt: skip
 
 
@@ -294,6 +295,7 @@ def test_a_single_file_takes_the_smaller_sound_and_no_address_from_outside(tmp_p
     page = Page("P", items=(Item(0, takes=(plain_take(downloads=downloads),)),))
     text = write_page(tmp_path, page, embed=True).read_text("utf-8")
     assert 'src="data:audio/mpeg;base64,c2hvcnQ="' in text and "data:text/html" not in text
+    assert text.count("c2hvcnQ=") == 1 and 'download="a.mp3"' in text  # the script takes it from the player
     with pytest.raises(DataError, match="missing.wav"):
         write_page(tmp_path, Page("P", items=(Item(0, takes=(plain_take(audio_href="missing.wav"),)),)), embed=True)
 
@@ -302,14 +304,15 @@ def test_lyric_files_are_read_back(tmp_path):
     words = (WordTime("Hello,", 1.0, 1.5, 0.9, 0), WordTime("you", 61.239, 62.0, 0.1, 0))
     item = Item(0, "A\nB]", "X", lyrics="Hello, you\n\nuntimed", words=words)
     assert lyric_files.lrc(item) == "[ti:A B)]\n[ar:X]\n[00:01.00]<00:01.00>Hello, <01:01.24>you\n[01:02.00]untimed\n"
-    made = json.loads(lyric_files.words_json(item))
+    made = json.loads(lyric_files.song_json(item))
     assert [line["text"] for line in made["lines"]] == ["Hello, you", "untimed"]
     assert made["lines"][0]["words"][1] == {"word": "you", "start": 61.239, "end": 62.0, "confidence": 0.1}
-    for name, text in (("a.lrc", lyric_files.lrc(item)), ("a.json", lyric_files.words_json(item))):
+    for name, text in (("a.lrc", lyric_files.lrc(item)), ("a.json", lyric_files.song_json(item))):
         (tmp_path / name).write_text(text, "utf-8")
         lyrics, times = timed.read(tmp_path / name)
         assert " ".join(lyrics.split()) == "Hello, you untimed"
         assert times[lyrics.index("y")][0] == pytest.approx(61.239, abs=0.01)
+    assert lyric_files.read_words(lyric_files.song_json(item), item.lyrics) == words
     rows = json.loads(lyric_files.alignment_json(np.eye(2000, 5)))
     assert len(rows) == 512 and len(rows[0]) == 5 and rows[0][0] == 255
 
