@@ -39,7 +39,7 @@ from jukebox.models import build
 from jukebox.models.codec import VQVAECodec
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path.stem for path in (ROOT / "hparams/autoencoders").glob("*_*.json"))
+CONFIGS = ("dac_2048_32_vae", "encodec_musicgen_rvq", "stable_audio_1_0_vae", "stable_audio_2_0_vae")
 PRESETS = ("small_vqvae", "vqvae")
 TRAINING = "training_step"
 
