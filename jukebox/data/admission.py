@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from jukebox import files
 from jukebox.audio import io, tags
@@ -92,6 +92,9 @@ class Candidate:
 
     def __str__(self) -> str:
         return printable(self.path)
+
+
+_Candidate = TypeVar("_Candidate", bound=Candidate)
 
 
 def examine(candidate: Candidate) -> Entry:
@@ -192,6 +195,24 @@ def scan(
     """The index of a folder, decoding only what changed since `cache` was written. Collective."""
     root = Path(os.path.abspath(os.fspath(folder)))
     known, todo = comm.run_first(lambda: _compared(root, Path(cache), max_audio_sec))
+    known |= examine_all(
+        todo, comm, lambda found: save_index(Path(cache), root, {**known, **found}), workers=workers,
+        timeout_sec=timeout_sec, examine=examine,
+    )  # fmt: skip
+    return Index(root, tuple(known[name] for name in sorted(known)))
+
+
+def examine_all(
+    todo: Sequence[_Candidate],
+    comm: Comm,
+    save: Callable[[dict[str, Entry]], None],
+    *,
+    workers: int,
+    timeout_sec: float,
+    examine: Callable[[_Candidate], Entry],
+) -> dict[str, Entry]:
+    """The entries of files to decode, by name, `save`d again and again by the first rank. Collective."""
+    known: dict[str, Entry] = {}
     progress = Progress(len(todo), "files", "scan") if todo and comm.rank == 0 else None
     mine = todo[comm.rank :: comm.size]
     with Workers(examine, workers, timeout_sec=timeout_sec) as pool:
@@ -201,20 +222,20 @@ def scan(
             fresh = [entry for entries, _ in rounds for entry in entries]
             known |= {entry.file: entry for entry in fresh}
             if comm.rank == 0 and fresh:
-                _save(Path(cache), root, known)
+                save(known)
             if progress:
                 progress.update(len(fresh))
             if not any(remaining for _, remaining in rounds):
                 break
     if progress:
         progress.close()
-    return Index(root, tuple(known[name] for name in sorted(known)))
+    return known
 
 
-class _Answers:
+class _Answers(Generic[_Candidate]):
     """The entries of this rank's files, as they come."""
 
-    def __init__(self, pool: Workers[Candidate, Entry], candidates: Sequence[Candidate]) -> None:
+    def __init__(self, pool: Workers[_Candidate, Entry], candidates: Sequence[_Candidate]) -> None:
         self._pool, self._candidates = pool, candidates
         self._submitted = 0
         self.remaining = len(candidates)
@@ -240,7 +261,7 @@ class _Answers:
 
 def _compared(root: Path, cache: Path, max_audio_sec: float) -> tuple[dict[str, Entry], list[Candidate]]:
     """Entries of the saved index that still hold, and the files to decode."""
-    before = _load(cache, root)
+    before = load_index(cache, root)
     known: dict[str, Entry] = {}
     todo = []
     for path in io.find_audio(root):
@@ -258,12 +279,18 @@ def _compared(root: Path, cache: Path, max_audio_sec: float) -> tuple[dict[str, 
     return known, todo
 
 
-def _holds(entry: Entry, path: Path, mtime_ns: int, max_audio_sec: float) -> bool:
-    """Whether what was found out about a file of this size is still true."""
+def settled(entry: Entry, max_audio_sec: float) -> bool:
+    """Whether nothing else can be found out about a file that did not change."""
     if not entry.digest:
         return False  # it could not be opened, or its decoder crashed: try again
-    if entry.reason.startswith(io.TOO_LONG) or entry.length_sec > (max_audio_sec or float("inf")):
-        return False  # the limit may have changed
+    # the limit may have changed
+    return not entry.reason.startswith(io.TOO_LONG) and entry.length_sec <= (max_audio_sec or float("inf"))
+
+
+def _holds(entry: Entry, path: Path, mtime_ns: int, max_audio_sec: float) -> bool:
+    """Whether what was found out about a file of this size is still true."""
+    if not settled(entry, max_audio_sec):
+        return False
     if entry.mtime_ns == mtime_ns:
         return True
     try:
@@ -278,6 +305,18 @@ def _digest(path: str | os.PathLike[str], size_bytes: int) -> str:
         file.seek(max(0, size_bytes - _END_BYTES))
         ends += file.read(_END_BYTES)
     return hashlib.sha256(ends).hexdigest()[:16]
+
+
+def check_unchanged(path: str, size_bytes: int, mtime_ns: int) -> None:
+    """Raises AudioError unless the file is the one that the scan saw."""
+    try:
+        now = os.stat(path)
+    except OSError as error:
+        raise io.AudioError(path, f"gone since the scan ({error.strerror})") from None
+    if now.st_size != size_bytes:
+        raise io.AudioError(path, f"changed since the scan (size {size_bytes} -> {now.st_size} bytes)")
+    if now.st_mtime_ns != mtime_ns:
+        raise io.AudioError(path, "changed since the scan (written anew)")
 
 
 def write_report(index: Index, path: str | os.PathLike[str]) -> None:
@@ -303,13 +342,14 @@ def _nothing_usable(index: Index) -> str:
     return f"{root} holds no sound file ({there}). Give --audio_files_dir a folder with any of: {accepted}"
 
 
-def _save(cache: Path, root: Path, entries: dict[str, Entry]) -> None:
+def save_index(cache: Path, root: Path, entries: dict[str, Entry]) -> None:
+    """Keep what is known of the files below `root`."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     rows = [vars(entries[name]) for name in sorted(entries)]
     files.publish_json(cache, {"format": _FORMAT, "root": os.fspath(root), "entries": rows})
 
 
-def _load(cache: Path, root: Path) -> dict[str, Entry]:
+def load_index(cache: Path, root: Path) -> dict[str, Entry]:
     """The saved entries, or none if there is no index of this folder; a damaged one is made anew."""
     try:
         saved = json.loads(cache.read_text(encoding="utf-8"))

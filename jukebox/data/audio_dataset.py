@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from jukebox.audio import io
-from jukebox.data.admission import MAX_PEAK, Entry, Index
+from jukebox.data.admission import MAX_PEAK, Entry, Index, check_unchanged
 from jukebox.data.split import held_out, random_numbers
 from jukebox.errors import DataError
 from jukebox.files import printable
@@ -83,27 +83,23 @@ class ChunkRequest:
     def __str__(self) -> str:
         return printable(self.path)
 
+    def read(self) -> io.Audio:
+        """The stereo audio [T, 2]. Raises AudioError if the file changed, ends early, or holds no sane samples."""
+        check_unchanged(self.path, self.size_bytes, self.mtime_ns)
+        return self.piece_of(self.path)
+
+    def piece_of(self, path: str) -> io.Audio:
+        """The chunk [T, 2], from the file that stands at `path`."""
+        start, length = self.offset_samples, self.length_samples
+        audio = io.read(path, sr_hz=self.sr_hz, channels=2, start_samples=start, length_samples=length)
+        if (peak := float(np.abs(audio).max(initial=0.0))) > MAX_PEAK:
+            raise io.AudioError(path, f"peak {peak:.3g} (full scale is 1)")
+        return audio
+
 
 def read_chunk(request: ChunkRequest) -> io.Audio:
-    """The stereo audio [T, 2] of a request. Raises AudioError if the file changed, ends early, or holds no sane samples."""
-    try:
-        now = os.stat(request.path)
-    except OSError as error:
-        raise io.AudioError(request.path, f"gone since the scan ({error.strerror})") from None
-    if now.st_size != request.size_bytes:
-        raise io.AudioError(request.path, f"changed since the scan (size {request.size_bytes} -> {now.st_size} bytes)")
-    if now.st_mtime_ns != request.mtime_ns:
-        raise io.AudioError(request.path, "changed since the scan (written anew)")
-    audio = io.read(
-        request.path,
-        sr_hz=request.sr_hz,
-        channels=2,
-        start_samples=request.offset_samples,
-        length_samples=request.length_samples,
-    )
-    if (peak := float(np.abs(audio).max(initial=0.0))) > MAX_PEAK:
-        raise io.AudioError(request.path, f"peak {peak:.3g} (full scale is 1)")
-    return audio
+    """What a worker process does with a request; raises AudioError."""
+    return request.read()
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------

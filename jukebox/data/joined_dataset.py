@@ -11,6 +11,11 @@ from jukebox.audio import io
 from jukebox.data.audio_dataset import AudioDataset, AudioItem, ChunkRequest
 
 
+def joined(parts: Sequence[AudioDataset]) -> AudioDataset:
+    """Data sets as one."""
+    return parts[0] if len(parts) == 1 else JoinedDataset(parts)
+
+
 class JoinedDataset(AudioDataset):
     """The items of data sets of one rate and length, one set after the other; files are numbered through."""
 

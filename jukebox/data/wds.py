@@ -6,14 +6,15 @@ A tar is listed once, by its headers; a sample is then read by its place, withou
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -26,24 +27,34 @@ from jukebox.data.admission import Candidate, Index
 from jukebox.data.dataset_config import Entry, WebDataset
 from jukebox.errors import DataError
 from jukebox.files import printable
+from jukebox.labels.song import SongMeta
 from jukebox.parallel.comm import Comm
 
 AUDIO = ("flac", "wav", "mp3", "m4a", "ogg", "opus")
+_SONG = ("artist", "genre", "lyrics", "title", "times")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: `members` gives place and size in bytes of each part by its extension."""
+    """One sample: `members` gives place and size in bytes of each part by its extension.
+
+    `changed_ns` is when its tar was written; of one in a bucket a number that changes with it.
+    """
 
     entry: Entry
     tar: str
     name: str
     members: dict[str, tuple[int, int]]
+    changed_ns: int = 0
 
     @property
     def relpath(self) -> str:
         """The tar and the name inside it."""
         return f"{_relative(self.entry, self.tar)}/{self.name}"
+
+    def is_still(self, known: admission.Entry) -> bool:
+        """Whether this is the sample that an entry was made of."""
+        return (known.size_bytes, known.mtime_ns) == (self.members[self.audio][1], self.changed_ns)
 
     @property
     def audio(self) -> str:
@@ -51,13 +62,18 @@ class Sample:
         return next((extension for extension in AUDIO if extension in self.members), "")
 
     def read(self, extension: str) -> bytes:
-        """One part, whole. Raises DataError when the tar ends before it."""
+        """One part, whole. Raises AudioError when the tar was changed since it was listed, or ends before it."""
         place, size = self.members[extension]
-        with _open(self.entry, self.tar) as file:
-            file.seek(place)
-            data = file.read(size)
+        try:
+            if not self.entry.s3_path and os.stat(self.tar).st_mtime_ns != self.changed_ns:
+                raise io.AudioError(self.tar, "changed since it was listed (written anew)")
+            with _open(self.entry, self.tar) as file:
+                file.seek(place)
+                data = file.read(size)
+        except OSError as error:
+            raise io.AudioError(self.tar, f"cannot be read ({error.strerror or error})") from None
         if len(data) < size:
-            raise DataError(f"{printable(self.tar)}: ends inside {printable(self.name)}.{extension}")
+            raise io.AudioError(self.tar, f"ends inside {printable(self.name)}.{extension}")
         return data
 
     def info(self) -> dict[str, Any]:
@@ -66,6 +82,11 @@ class Sample:
         if not isinstance(data, dict):
             raise DataError(f"{printable(self.tar)}: {printable(self.name)}.json is not an object of metadata")
         return {**data, "prompt": data["text"]} if "text" in data else data
+
+    def song(self) -> SongMeta:
+        """What its `.json` says of artist, genre and lyrics."""
+        info = self.info()
+        return SongMeta.from_json({key: info[key] for key in _SONG if key in info}, self.relpath)
 
     @contextmanager
     def unpacked(self, extension: str) -> Iterator[str]:
@@ -100,26 +121,54 @@ def admit(
     config: WebDataset,
     comm: Comm,
     *,
-    on_bad_file: Any,
+    on_bad_file: Literal["error", "skip"],
     max_bad: float,
     max_audio_sec: float,
+    cache: Path | None = None,
     report: Path | None = None,
+    workers: int = 0,
+    timeout_sec: float = 300.0,
 ) -> list[tuple[Sample, admission.Entry]]:
-    """The samples whose sound can be used, as `admission.admit` judges files. Collective."""
-    everything = comm.run_first(lambda: samples(config, "audio"))
-    mine = [_examined(sample, max_audio_sec) for sample in everything[comm.rank :: comm.size]]
-    by_rank = comm.gather_objects(mine)
-    entries = [by_rank[i % comm.size][i // comm.size] for i in range(len(everything))]
-    index = Index(Path(config.datasets[0].s3_path or config.datasets[0].path), tuple(entries))
-    admission.judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
+    """The samples whose sound can be used, as `admission.admit` judges files. Collective.
+
+    What is known of tars that did not change since is kept in `cache`.
+    """
+    root = Path(config.datasets[0].s3_path or config.datasets[0].path)
+
+    def compared() -> tuple[list[Sample], dict[str, admission.Entry]]:
+        found, before = samples(config, "audio"), admission.load_index(cache, root) if cache else {}
+        same = ((s, before.get(s.relpath)) for s in found)
+        return found, {s.relpath: e for s, e in same if e and s.is_still(e) and admission.settled(e, max_audio_sec)}
+
+    def save(fresh: dict[str, admission.Entry]) -> None:
+        if cache:
+            admission.save_index(cache, root, {**known, **fresh})
+
+    everything, known = comm.run_first(compared)
+    todo = [_Candidate.of(sample, max_audio_sec) for sample in everything if sample.relpath not in known]
+    known |= admission.examine_all(todo, comm, save, workers=workers, timeout_sec=timeout_sec, examine=_examined)
+    entries = [known[sample.relpath] for sample in everything]
+    admission.judge(Index(root, tuple(entries)), comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
     return [(sample, entry) for sample, entry in zip(everything, entries, strict=True) if not entry.reason]
 
 
-def _examined(sample: Sample, max_audio_sec: float) -> admission.Entry:
-    with sample.unpacked(sample.audio) as path:
-        state = os.stat(path)
-        candidate = Candidate(path, sample.relpath, state.st_size, 0, max_audio_sec)
-        return admission.examine(candidate)
+@dataclass(frozen=True)
+class _Candidate(Candidate):
+    """A sample to decode."""
+
+    sample: Sample
+
+    @classmethod
+    def of(cls, sample: Sample, max_audio_sec: float) -> _Candidate:
+        size = sample.members[sample.audio][1]
+        return cls(f"{sample.tar}/{sample.name}", sample.relpath, size, sample.changed_ns, max_audio_sec, sample)
+
+
+def _examined(candidate: _Candidate) -> admission.Entry:
+    """Runs in a worker process."""
+    with candidate.sample.unpacked(candidate.sample.audio) as path:
+        plain = {field.name: getattr(candidate, field.name) for field in fields(Candidate)}
+        return admission.examine(Candidate(**{**plain, "path": path}))
 
 
 class TarLatents:
@@ -167,6 +216,7 @@ def _tars(entry: Entry) -> list[str]:
 def _listing(entry: Entry, tar: str) -> Iterator[Sample]:
     members: dict[str, dict[str, tuple[int, int]]] = {}
     try:
+        changed_ns = _changed_ns(entry, tar)
         with _open(entry, tar) as file, tarfile.open(fileobj=file, mode="r:") as opened:
             for member in opened:
                 folder, _, base = member.name.rpartition("/")
@@ -177,7 +227,15 @@ def _listing(entry: Entry, tar: str) -> Iterator[Sample]:
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{printable(tar)}: cannot be read as a tar ({error})") from None
     for name in sorted(members):
-        yield Sample(entry, tar, name, members[name])
+        yield Sample(entry, tar, name, members[name], changed_ns)
+
+
+def _changed_ns(entry: Entry, tar: str) -> int:
+    if not entry.s3_path:
+        return os.stat(tar).st_mtime_ns
+    told = _bucket(entry).info(tar)
+    text = repr([told.get(name) for name in ("size", "ETag", "LastModified")])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
 def _open(entry: Entry, tar: str) -> IO[bytes]:

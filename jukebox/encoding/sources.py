@@ -29,7 +29,6 @@ from jukebox.parallel.comm import Comm
 from jukebox.resources import cores
 
 _BLOCK = 1 << 17  # samples decoded at a time
-_SONG = ("artist", "genre", "lyrics", "title", "times")
 _CROP, _ORDER = 5, 6  # streams of random numbers
 
 
@@ -57,14 +56,7 @@ class Recording:
 @contextmanager
 def as_admitted(path: str, entry: Entry) -> Iterator[str]:
     """The file itself, if it did not change since the scan; raises AudioError."""
-    try:
-        now = os.stat(path)
-    except OSError as error:
-        raise io.AudioError(path, f"gone since the scan ({error.strerror})") from None
-    if now.st_size != entry.size_bytes:
-        raise io.AudioError(path, f"changed since the scan (size {entry.size_bytes} -> {now.st_size} bytes)")
-    if now.st_mtime_ns != entry.mtime_ns:
-        raise io.AudioError(path, "changed since the scan (written anew)")
+    admission.check_unchanged(path, entry.size_bytes, entry.mtime_ns)
     yield path
 
 
@@ -161,14 +153,14 @@ def _of_tars(encode: EncodeHps, config: WebDataset, comm: Comm) -> list[Recordin
     }
     admitted = wds.admit(
         config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec,
-        report=_report(encode),
+        report=_report(encode), cache=_known(encode, " ".join(entry.s3_path or entry.path for entry in config.datasets)),
+        workers=max(1, cores() // comm.local_size),
     )  # fmt: skip
     found = []
     for sample, entry in admitted:
         info = {key: value for key, value in sample.info().items() if key not in OWN_KEYS and not key.startswith("__")}
-        song = SongMeta.from_json({key: info[key] for key in _SONG if key in info}, sample.relpath)
-        opened = partial(sample.unpacked, sample.audio)
-        found.append(Recording(f"{sample.tar}/{sample.name}", entry, song, opened, info, customs.get(sample.entry.id)))
+        opened, custom = partial(sample.unpacked, sample.audio), customs.get(sample.entry.id)
+        found.append(Recording(f"{sample.tar}/{sample.name}", entry, sample.song(), opened, info, custom))
     return found
 
 
@@ -186,12 +178,15 @@ def _report(encode: EncodeHps, number: int = 0) -> Path:
     return store.with_name(f"{store.name}_bad_files{f'_{number}' if number else ''}.tsv")
 
 
+def _known(encode: EncodeHps, place: str) -> Path:
+    """Where it is kept what was found in a folder: beside the store, which holds nothing foreign; others there share it."""
+    mark = digest_bytes(os.fsencode(place))[:8]
+    return Path(encode.output_path).parent / f".audio_index-{mark}.json"
+
+
 def _admitted(encode: EncodeHps, folder: str, report: Path, comm: Comm) -> Index:
-    """The index of a folder, kept beside the store, which holds nothing foreign; other stores there share it."""
-    store = Path(encode.output_path)
-    mark = digest_bytes(os.fsencode(os.path.abspath(folder)))[:8]
     return admission.admit(
-        folder, store.parent / f".audio_index-{mark}.json", comm, on_bad_file=encode.on_bad_file,
+        folder, _known(encode, os.path.abspath(folder)), comm, on_bad_file=encode.on_bad_file,
         max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, workers=max(1, cores() // comm.local_size),
         report=report,
     )  # fmt: skip

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.codestore.store import CodeStore
-from jukebox.data import admission
-from jukebox.data.admission import Index
+from jukebox.data import admission, wds
 from jukebox.data.audio_dataset import AudioDataset
 from jukebox.data.bandwidth import measure_bandwidth
 from jukebox.data.code_dataset import CodeDataset
 from jukebox.data.code_loader import code_batches, code_evaluation_batches
-from jukebox.data.dataset_config import AudioDir, read_config
+from jukebox.data.dataset_config import PreEncodedDirs, WebDataset, read_config
 from jukebox.data.hps import AudioHps, DataHps
-from jukebox.data.joined_dataset import JoinedDataset
+from jukebox.data.joined_dataset import joined
 from jukebox.data.loaders import batches, evaluation_batches
 from jukebox.data.metadata import songs_of
+from jukebox.data.tar_dataset import TarDataset
 from jukebox.errors import UsageError
 from jukebox.files import safe_component
 from jukebox.hparams.resolve import Resolved
@@ -95,41 +95,11 @@ def _codes(hps: Resolved, comm: Comm) -> Source:
 
 
 def _audio(hps: Resolved, comm: Comm, folder: Path) -> Source:
-    data, audio, label, run = hps.section(DataHps), hps.section(AudioHps), hps.section(LabelHps), hps.section(RunHps)
-    if audio.channels == 1 and data.aug_blend:
-        raise UsageError("--aug_blend mixes left and right, but --channels=1 loads mono; leave one of them out.")
+    data, run = hps.section(DataHps), hps.section(RunHps)
     is_vqvae = not (run.prior or hps.section(AutoencoderHps).model_config)
     workers = data.bs if data.nworkers is None else data.nworkers
     shared = Path(run.local_logdir) / ".audio"  # what is known of the music, for all runs
-    folders, val_folders, aug_shift = _folders(hps)
-
-    def admitted(path: str) -> Index:
-        return admission.admit(
-            path, shared / f"{_place(path)}.json", comm, on_bad_file=data.on_bad_file, max_bad=data.max_bad,
-            max_audio_sec=data.max_audio_sec, workers=min(workers, max(1, cores() // comm.local_size)),
-            report=folder / "bad_files.tsv",
-        )  # fmt: skip
-
-    indices = {path: admitted(path) for path in (*folders, *val_folders)}
-
-    def dataset(part: Literal["train", "test", "all"], paths: Sequence[str] = folders) -> AudioDataset:
-        parts = [
-            AudioDataset(
-                indices[path], songs_of(indices[path], data.metadata), sr_hz=audio.sr, sample_length=audio.sample_length,
-                part=part, split=data.split, train_test_split=data.train_test_split,
-                aug_shift=aug_shift and paths is folders, aug_blend=data.aug_blend and paths is folders,
-                min_duration=label.min_duration, max_duration=label.max_duration, seed=run.seed,
-            )
-            for path in paths
-        ]  # fmt: skip
-        return parts[0] if len(parts) == 1 else JoinedDataset(parts)
-
-    train = dataset("all" if val_folders else "train")
-    held_out: AudioDataset | None = None
-    if val_folders:
-        held_out = dataset("all", val_folders)
-    elif data.train_test_split < 1:
-        held_out = dataset("test")
+    train, held_out = _songs(hps, comm, shared, folder / "bad_files.tsv", workers)
 
     def batches_from(start: int) -> Iterator[Batch]:
         return batches(
@@ -151,9 +121,51 @@ def _audio(hps: Resolved, comm: Comm, folder: Path) -> Source:
     )  # fmt: skip
 
 
-def _folders(hps: Resolved) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """The folders of audio to train on, those to measure on (none: a share of the first is), and whether chunks begin
-    anywhere. Raises DataError, UsageError."""
+def _songs(
+    hps: Resolved, comm: Comm, known: Path, report: Path, workers: int
+) -> tuple[AudioDataset, AudioDataset | None]:
+    """The chunks to train on and those held out; what the scan finds is kept in the folder `known`."""
+    data, audio, label, run = hps.section(DataHps), hps.section(AudioHps), hps.section(LabelHps), hps.section(RunHps)
+    if audio.channels == 1 and data.aug_blend:
+        raise UsageError("--aug_blend mixes left and right, but --channels=1 loads mono; leave one of them out.")
+    named, val_named, aug_shift = _named(hps)
+    scan: dict[str, Any] = {
+        "on_bad_file": data.on_bad_file, "max_bad": data.max_bad, "max_audio_sec": data.max_audio_sec,
+        "workers": min(workers, max(1, cores() // comm.local_size)), "report": report,
+    }  # fmt: skip
+
+    def opened(named: _Named) -> Callable[[dict[str, Any]], AudioDataset]:
+        """What makes a data set of it by rules."""
+        if isinstance(named, WebDataset):
+            place = " ".join(entry.s3_path or entry.path for entry in named.datasets)
+            admitted = wds.admit(named, comm, cache=known / f"{_place(place)}.json", **scan)
+            return lambda rules: TarDataset(named, admitted, channels=audio.channels, **rules)
+        indices = [admission.admit(path, known / f"{_place(path)}.json", comm, **scan) for path in named]
+        songs = [songs_of(index, data.metadata) for index in indices]
+        return lambda rules: joined([AudioDataset(*of, **rules) for of in zip(indices, songs, strict=True)])
+
+    rules: dict[str, Any] = {
+        "sr_hz": audio.sr, "sample_length": audio.sample_length, "split": data.split,
+        "train_test_split": data.train_test_split, "min_duration": label.min_duration,
+        "max_duration": label.max_duration, "seed": run.seed,
+    }  # fmt: skip
+    moving = {"aug_shift": aug_shift, "aug_blend": data.aug_blend}  # those held out are left as they are
+    make = opened(named)
+    if val_named:
+        return make({**rules, **moving, "part": "all"}), opened(val_named)({**rules, "part": "all"})
+    held_out = make({**rules, "part": "test"}) if data.train_test_split < 1 else None
+    return make({**rules, **moving, "part": "train"}), held_out
+
+
+_Named = tuple[str, ...] | WebDataset
+"""Folders of songs, or tars of samples."""
+
+
+def _named(hps: Resolved) -> tuple[_Named, _Named, bool]:
+    """The audio to train on, that to measure on (nothing: a share of the first is), and whether chunks begin anywhere.
+
+    Raises DataError, UsageError.
+    """
     data, named = hps.section(DataHps), hps.section(AutoencoderHps)
     if not named.dataset_config:
         return (data.audio_files_dir,), (), data.aug_shift
@@ -163,13 +175,16 @@ def _folders(hps: Resolved) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     return train, _configured(named.val_dataset_config)[0] if named.val_dataset_config else (), drawn
 
 
-def _configured(path: str) -> tuple[tuple[str, ...], bool]:
-    """The folders of a data set's config, and its random_crop."""
+def _configured(path: str) -> tuple[_Named, bool]:
+    """What a data set's config names, and its random_crop."""
     config = read_config(path)
-    if not isinstance(config, AudioDir):
-        raise UsageError(f"--dataset-config={path}: audio to train on is of dataset_type audio_dir")
+    if isinstance(config, PreEncodedDirs) or (isinstance(config, WebDataset) and config.pre_encoded):
+        raise UsageError(f"--dataset-config={path}: audio to train on is of dataset_type audio_dir, wds or s3")
     if any(entry.custom_metadata_module for entry in config.datasets):
         log.warning("%s: custom_metadata_module has no part in training; labels come from --metadata", path)
+    if isinstance(config, WebDataset):
+        log.info("%s: every sample comes once in an epoch; resampled_shards and epoch_steps have no part", path)
+        return config, config.random_crop
     return tuple(entry.path for entry in config.datasets), config.random_crop
 
 

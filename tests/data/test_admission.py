@@ -121,7 +121,7 @@ def test_only_what_changed_is_decoded_again(make_songs, tmp_path, monkeypatch):
 def test_a_stopped_scan_goes_on(make_songs, tmp_path, monkeypatch):
     folder, cache = make_songs(tmp_path / "songs", (1,) * 6), tmp_path / "index.json"
     monkeypatch.setattr(admission, "_ROUND_SEC", 0.0)
-    save, saves = admission._save, []
+    save, saves = admission.save_index, []
 
     def interrupted(*arguments):
         save(*arguments)
@@ -129,7 +129,7 @@ def test_a_stopped_scan_goes_on(make_songs, tmp_path, monkeypatch):
         if len(saves) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(admission, "_save", interrupted)
+    monkeypatch.setattr(admission, "save_index", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(folder, cache, SoloComm(), workers=0)
     assert saves == [1, 2, 3]
@@ -207,7 +207,7 @@ def test_a_hundred_thousand_known_files_start_quickly(tmp_path):
         (folder / name).write_bytes(data)
         os.utime(folder / name, ns=(entry.mtime_ns, entry.mtime_ns))
         entries[name] = admission.replace(entry, file=name)
-    admission._save(tmp_path / "i.json", folder, entries)
+    admission.save_index(tmp_path / "i.json", folder, entries)
     started = time.process_time()
     assert len(scan(folder, tmp_path / "i.json", SoloComm(), workers=0).usable) == 100_001
     assert time.process_time() - started < 5

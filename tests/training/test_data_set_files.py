@@ -1,6 +1,7 @@
 """Data sets named by their JSON files: the same training as from flags, and mistakes named."""
 
 import json
+import tarfile
 
 import pytest
 
@@ -78,3 +79,25 @@ def test_what_does_not_fit_is_named(train, made, songs, small, described, tmp_pa
     refused(HparamsError, "is a prior here: leave --model-config out", f"--model-config={model}", stored, audio="")
     cropped = described("pre_encoded", made / "codes", latent_crop_length=8)
     refused(DataError, "latent_crop_length has no effect on a prior", cropped, net=small.prior, audio="")
+
+
+def test_tars_train_a_vqvae(train, songs, described, tmp_path, run_at):
+    """Local tars of the same songs: the same chunks, so the same losses; what changes the sound changes them."""
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "x.tar", "w") as tar:
+        for n in range(6):
+            tar.add(songs / f"{n}.wav", f"{n}.wav")
+            tar.add(_labels(tmp_path, n), f"{n}.json")
+    flags = ("--steps=2", "--train_test_split=1")
+    of_folder = train(0, "folder", *flags, described("audio_dir", songs, random_crop=False), audio="").losses()
+    of_tars = train(0, "tars", *flags, described("wds", tmp_path / "tars", random_crop=False), audio="").losses()
+    assert of_tars.keys() == of_folder.keys() == {1, 2}
+    louder = described("wds", tmp_path / "tars", random_crop=False, volume_norm=True)
+    assert train(0, "louder", *flags, louder, audio="").losses() != of_tars
+    with pytest.raises(UsageError, match="audio to train on is of dataset_type"):
+        train(0, "codes", *flags, described("wds", tmp_path / "tars", pre_encoded=True), audio="")
+
+
+def _labels(folder, n):
+    (folder / f"{n}.json").write_text(json.dumps({"artist": "mira vale"}))
+    return folder / f"{n}.json"
