@@ -6,11 +6,13 @@ A package declares the keys it reads once, in its `hps.py`:
     class VQVAEHps:
         width: int = key(128, "channels of the encoders and decoders", gt=0)
 
-A section is a frozen pydantic dataclass. Its field names are the names in presets and on the command line.
+A section is a frozen pydantic dataclass. Its field names are the names in presets and on the command line; a key with
+the name of a Python keyword has a field with an underscore behind it (`from_`).
 """
 
 import difflib
 import json
+import keyword
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +75,11 @@ def title_of(cls: type) -> str:
     return str(cast(Any, cls).__section__[1])
 
 
+def field_name(name: str) -> str:
+    """The field of a key: its name, which must not be a keyword of Python."""
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 def keys_of(cls: type) -> Mapping[str, Key]:
     """The keys a section declares, in order."""
     return cast(Mapping[str, Key], cast(Any, cls).__keys__)
@@ -83,7 +90,7 @@ def _declared(cls: Any) -> Mapping[str, Key]:
     found = {}
     for name, info in cls.__pydantic_fields__.items():
         extra = info.json_schema_extra
-        kind = Kind.of(hints[name])
+        kind, name = Kind.of(hints[name]), name.removesuffix("_")
         found[name] = Key(name, kind, info.default, info.description, extra["unit"], extra["example"], cls)
     return MappingProxyType(found)
 
@@ -144,7 +151,7 @@ class Resolved:
         self.origins: Mapping[str, str] = MappingProxyType(dict(origins))
         self._sections: dict[type, object] = {cls: _build(cls, values, origins) for cls in schema.sections}
         self.values: Mapping[str, Value] = MappingProxyType(
-            {name: getattr(self._sections[declared.section], name) for name, declared in schema.keys.items()}
+            {name: getattr(self._sections[key.section], field_name(name)) for name, key in schema.keys.items()}
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
@@ -200,7 +207,7 @@ def suggestion(schema: Schema, name: str) -> str:
 
 def _build(cls: type[S], values: Mapping[str, Value], origins: Mapping[str, str]) -> S:
     try:
-        return cls(**{name: values[name] for name in keys_of(cls)})
+        return cls(**{field_name(name): values[name] for name in keys_of(cls)})
     except pydantic.ValidationError as error:
         raise HparamsError("\n".join(_fault(fault, values, origins) for fault in error.errors())) from None
 
@@ -208,7 +215,7 @@ def _build(cls: type[S], values: Mapping[str, Value], origins: Mapping[str, str]
 def _fault(fault: Any, values: Mapping[str, Value], origins: Mapping[str, str]) -> str:
     """One line on a value out of range: the flag, its value, where that came from, the bound."""
     text = fault["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    name = str(fault["loc"][0]) if fault["loc"] else ""
+    name = str(fault["loc"][0]).removesuffix("_") if fault["loc"] else ""
     if name not in values:
         return str(text)
     return f"--{name}={spell(values[name])} (from: {origins[name]}) {text}. See --help {name}."

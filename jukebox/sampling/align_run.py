@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 
-from jukebox import files, runlog, settings
+from jukebox import files, runlog
 from jukebox.errors import CheckpointError, UsageError
-from jukebox.hparams.resolve import Layer, Resolved
+from jukebox.hparams.resolve import Resolved
 from jukebox.labels.song import SongMeta
 from jukebox.models import model_set, restricted
 from jukebox.models.model_set import ModelSet
 from jukebox.parallel import launch
 from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
-from jukebox.sampling.hps import AlignHps, SampleHps
+from jukebox.sampling import find_run
+from jukebox.sampling.hps import AlignHps, FindHps, SampleHps
 from jukebox.sampling.levels import Song
+from jukebox.sampling.recorded import settings_from
 from jukebox.sampling.requests import Request
 from jukebox.sampling.run import Session
 from jukebox.sampling.save import Remembered
@@ -30,8 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def main(hps: Resolved) -> int:
-    """Align the run that the settings of `align` name; the exit code."""
+    """Align the run that the settings of `align` name, or find the head that can; the exit code."""
     asked, start = hps.section(AlignHps), hps.section(LaunchHps)
+    if hps.section(FindHps).find:
+        return find_run.main(hps)
     if not asked.logdir:
         raise UsageError("--logdir is missing: the folder of a sampling run, for example --logdir=sample_1b.")
     if not Path(asked.logdir).is_dir():
@@ -123,9 +127,7 @@ def _settings(values: Mapping[str, Any], asked: AlignHps, where: str) -> Resolve
         "model": asked.model, "hop_fraction": asked.hop_fraction, "ids_dir": asked.ids_dir,
     }  # fmt: skip
     values = {**values, **{name: value for name, value in instead.items() if value}}
-    schema = settings.PROGRAMS["sample"].schema
-    known = {name: schema.convert(name, value, where) for name, value in values.items() if name in schema.keys}
-    return schema.resolve([Layer(where, known)])
+    return settings_from(values, where)
 
 
 def _models(hps: Resolved, asked: AlignHps) -> ModelSet:

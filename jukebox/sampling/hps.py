@@ -147,6 +147,20 @@ class AlignHps:
     ids_dir: str = key("", "folder with the artist and genre id tables; empty = as the run says")
 
 
+@section("find", "Finding the head that aligns")
+class FindHps:
+    find: bool = key(
+        False,
+        "find the layer and head of --model whose attention follows the lyrics, and write them into the model set (or"
+        " beside the run's checkpoint), for all sampling to come",
+    )
+    songs: int = key(16, "songs with lyrics that are run through the prior; chosen by seed", unit="songs", gt=0)
+    seed: int = key(0, "seed of the choice of songs and of their windows", ge=0)
+    codes: str = key("", "store of codes to take the songs from; empty = what the prior was trained on", example="codes")
+    audio_files_dir: str = key("", "folder of audio to take them from instead, with its metadata", example="~/music")
+    metadata: str = key("", "table of lyrics for that folder, as for train.py")
+
+
 @section("features", "Features of recordings")
 class FeaturesHps:
     model: str = key("", "what hears: a model set, or a run with the VQ-VAE it stands on", example="logs/small_prior")

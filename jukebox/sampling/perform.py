@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from jukebox import files
 from jukebox.parallel import launch
+from jukebox.parallel.hps import LaunchHps
 from jukebox.sampling.choir import parameters
 from jukebox.sampling.exports import Seldom
 from jukebox.sampling.levels import Song
+from jukebox.sampling.parts import Part
 from jukebox.sampling.progress import Display, Outlook
-from jukebox.sampling.schedule import Schedule, Task, goals, shares
+from jukebox.sampling.pulse import Pulse
+from jukebox.sampling.schedule import Cell, Schedule, Task, goals, shares
 from jukebox.sampling.walk import Listener, Made, walk
 
 if TYPE_CHECKING:
@@ -26,43 +30,49 @@ _LOOK_SEC = 0.2  # how often is looked for what other processes have made
 
 
 class Performance:
-    """order: levels to sample; songs: all items of the run, with the codes that its folder holds.
+    """songs: all items of the run, with the codes that its folder holds; part: which of them are sampled now, and how far.
 
     The folder is what processes share: each reads from there the codes that its windows stand on.
     """
 
-    def __init__(self, session: Session, order: Sequence[int], songs: Sequence[Song]) -> None:
-        self.session, self.songs, self.order = session, songs, order
+    def __init__(self, session: Session, part: Part, songs: Sequence[Song]) -> None:
+        self.session, self.songs, self.singing = session, songs, part.songs(songs)
         self.comm, self.folder, self.exports, self.top = session.comm, session.folder, session.exports, session.top
-        plans = {level: session.levels[level].plan for level in order}
-        everything = range(session.geometry.levels)
-        self.shares = shares([song.request.item for song in songs], everything, self.comm.size)
+        plans = {level: session.levels[level].plan for level in part.levels}
+        every_level = range(session.geometry.levels)
+        silent = {song.request.item for song in songs} - part.items
+        self.shares = shares(part.items, every_level, self.comm.size)
+        self.shares |= {(item, level): item % self.comm.size for item in silent for level in every_level}
         mine = {level for (_, level), rank in self.shares.items() if rank == self.comm.rank}
-        self.choir = session.choir(mine & set(session.levels), len(songs))
+        self.choir = session.choir(mine & set(session.levels), songs)
         self.schedule = Schedule(
-            plans, goals(songs, plans), lambda request, level: session.settings(request)[level], self.choir.together
+            plans, goals(self.singing, plans, part.until_samples), lambda request, level: session.settings(request)[level],
+            self.choir.together,
         )  # fmt: skip
+        part.check(songs, plans, self.schedule.goals, str(self.folder.root))
+        self.pulse = Pulse(self.folder.trace, self.comm.rank, session.hps.section(LaunchHps).dist_timeout)
         self.seldom = Seldom()
+        self._stamps: dict[Cell, int] = {}  # of the codes of others, as they were last read
 
     def events(self) -> Iterator[Made]:
         """See `Session.events`."""
+        self.trace = files.Appender(self.folder.trace(self.comm.rank))
         for song, level in self._mine(self.songs, range(self.session.geometry.levels)):
             if self.exports.is_whole(song, level):  # given, or finished by an earlier start
-                self.exports.sound(song, level)
+                self._sound(song, level)
         self._align(self.songs)
-        self.trace = self.folder.trace(self.comm.rank)
         sizes = {level: float(parameters(self.session.levels[level])) for level in self.schedule.plans}
         outlook = Outlook(self.schedule, sizes, self.shares)
-        with Display(self.schedule, self.songs, outlook) as self.display:
+        with Display(self.schedule, self.singing, outlook) as self.display:
             listener = Listener(self._begin, self._code, self._refresh)
-            for made in walk(self.songs, self.schedule, self.choir.singer, self._is_mine, listener):
+            for made in walk(self.singing, self.schedule, self.choir.singer, self._is_mine, listener):
                 self._publish(made)
                 yield made
                 if launch.stop_requested():
                     self._stop()
             self.comm.run_first(self._finish)
 
-    def _is_mine(self, cell: tuple[int, int]) -> bool:
+    def _is_mine(self, cell: Cell) -> bool:
         return self.shares[cell] == self.comm.rank
 
     def _mine(self, songs: Sequence[Song], levels: Sequence[int]) -> Iterator[tuple[Song, int]]:
@@ -77,6 +87,7 @@ class Performance:
 
     def _code(self, count: int) -> None:
         self.display.code(count)
+        self.pulse.beat()
         if launch.stop_requested() and self.display.window_left() > _FINISH_SEC:
             self._stop()
 
@@ -92,7 +103,7 @@ class Performance:
             self._align(made.songs)
         for song in made.songs:
             if self.exports.is_whole(song, made.level):
-                self.exports.sound(song, made.level)
+                self._sound(song, made.level)
         if self.seldom.is_due():
             self.seldom.run(self._let_hear)
 
@@ -113,50 +124,59 @@ class Performance:
     def _let_hear(self) -> None:
         """Sounds of what there is so far, by their process; pages, and exports of whole levels, by the first."""
         for song, level in self._mine(self.songs, range(self.session.geometry.levels)):
-            self.exports.sound(song, level)
+            self._sound(song, level)
         if self.comm.is_first:
             self._look()
             self.exports.whole_levels(self.songs)
             self.exports.page(self.songs)
+
+    def _sound(self, song: Song, level: int) -> None:
+        self.pulse.beat()
+        self.exports.sound(song, level)
 
     def _look(self) -> int:
         """Read what other processes have made of late; how many codes that are."""
         found = 0
         for song in self.songs:
             for level in self.schedule.plans:
-                if not self._is_mine((song.request.item, level)):
-                    before = song.have(level)
-                    codes = self.folder.load(song.request.item, level)
-                    if codes is not None and len(codes) > before:
-                        song.codes[level] = codes
-                        found += len(codes) - before
+                cell = song.request.item, level
+                if self._is_mine(cell) or self._stamps.get(cell) == (stamp := self.folder.stamp(*cell)):
+                    continue
+                self._stamps[cell], before, codes = stamp, song.have(level), self.folder.load(*cell)
+                if codes is not None and len(codes) > before:
+                    song.codes[level] = codes
+                    found += len(codes) - before
         return found
 
     def _refresh(self) -> None:
         """While nothing can be sampled here."""
         if launch.stop_requested():
             self._stop()
+        self.pulse.beat()
         found = self._look()
         if found:
             self.display.refresh(found)
         else:
+            self.pulse.check(rank for cell, rank in self._waited_for())
             time.sleep(_LOOK_SEC)
         if found and self.seldom.is_due():
             self.seldom.run(self._let_hear)
 
+    def _waited_for(self) -> Iterator[tuple[Cell, int]]:
+        """What other processes still have to sample or to decode, and who."""
+        for song in self.songs:
+            for level in range(self.session.geometry.levels):
+                cell = song.request.item, level
+                unsung = level in self.schedule.plans and self.schedule.window(song, level) is not None
+                undecoded = self.exports.is_whole(song, level) and not self.folder.is_decoded(*cell)
+                if (unsung or undecoded) and not self._is_mine(cell):
+                    yield cell, self.shares[cell]
+
     def _finish(self) -> None:
         """Wait until everything is sampled and decoded, whoever does it; then the last exports. For the first process."""
-        while not self.schedule.is_done(self.songs) or not self._all_decoded():
+        while any(True for _ in self._waited_for()):
             self._refresh()
         self._let_hear()
-
-    def _all_decoded(self) -> bool:
-        return all(
-            self.folder.is_decoded(song.request.item, level)
-            for song in self.songs
-            for level in self.schedule.plans
-            if self.exports.is_whole(song, level)
-        )  # fmt: skip
 
     def _stop(self) -> NoReturn:
         if self.comm.is_first:

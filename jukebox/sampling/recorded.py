@@ -1,0 +1,46 @@
+"""What a run recorded of itself in run.json, read back: settings, songs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jukebox import settings
+from jukebox.errors import UsageError
+from jukebox.hparams.resolve import Layer, Resolved
+from jukebox.parallel.hps import LaunchHps
+from jukebox.sampling import parts, save
+from jukebox.sampling.requests import Request
+
+
+def settings_from(values: Mapping[str, Any], where: str) -> Resolved:
+    """Recorded settings of sample.py as typed ones; a key that is no longer known is left out."""
+    schema = settings.PROGRAMS["sample"].schema
+    known = {name: schema.convert(name, value, where) for name, value in values.items() if name in schema.keys}
+    return schema.resolve([Layer(where, known)])
+
+
+def as_begun(hps: Resolved, root: Path) -> tuple[Resolved, list[Request]] | None:
+    """The settings and songs of the run in a folder, where the command line says no more than how it goes on.
+
+    None when no run is there. Raises UsageError for a flag that would make it another run.
+    """
+    recorded, where = save.asked_before(root), str(root / "run.json")
+    if not recorded:
+        return None
+    schema = settings.PROGRAMS["sample"].schema
+    of_a_start = {*parts.KEYS, "name", *(name for name, key in schema.keys.items() if key.section is LaunchHps)}
+    given = {name: value for name, value in hps.values.items() if hps.given(name)}
+    for name in given:
+        if name not in of_a_start:
+            raise UsageError(
+                f"--{name}: without --model the run in {root} goes on as it was begun. Leave --{name} out, or type the "
+                "whole command."
+            )
+    try:
+        requests = [Request.from_json(request) for request in recorded["requests"]]
+        begun = settings_from(recorded["settings"], where)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{where} cannot be read ({error}); is this the folder of a sampling run?") from None
+    return begun.with_values("command line", **given), requests

@@ -1,0 +1,71 @@
+"""Parts of a run, one after the other, are the run."""
+
+import numpy as np
+import pytest
+import torch
+
+from jukebox import settings
+from jukebox.codestore.geometry import Geometry
+from jukebox.errors import UsageError
+from jukebox.models import restricted
+from jukebox.sampling import recorded
+from jukebox.sampling.hps import SampleHps
+from jukebox.sampling.parts import items_asked, levels_asked
+
+GEOMETRY = Geometry(8000, (4, 8, 16), 32)
+
+
+@pytest.mark.parametrize(
+    "text, levels", [("", (2, 1, 0)), ("3", (2, 1, 0)), ("2", (2,)), ("1,0", (1, 0)), ("0,1", (1, 0)), ("0", (0,))]
+)
+def test_levels(text, levels):
+    """One number that is no level is that of all levels, as the published commands have it."""
+    assert levels_asked(_sample(f"--levels={text}"), GEOMETRY) == levels
+
+
+def test_levels_that_are_not_there():
+    for text in ("4", "3,1"):
+        with pytest.raises(UsageError, match="0 to 2"):
+            levels_asked(_sample(f"--levels={text}"), GEOMETRY)
+
+
+def test_items():
+    assert items_asked("0,3-5", 6) == {0, 3, 4, 5} and items_asked("", 3) == {0, 1, 2} and items_asked("2", 3) == {2}
+    for text in ("6", "5-3", "a", "-1", "0-9", "1.5"):
+        with pytest.raises(UsageError, match=r"0 to 5"):
+            items_asked(text, 6)
+
+
+def _sample(*flags):
+    return settings.parse("sample", ["--model=x", "--name=y", *flags]).section(SampleHps)
+
+
+def have(root, item):
+    found = {}
+    for path in sorted(root.glob(f"progress/item_{item:04d}_level_*.npy")):
+        found[int(path.stem[-1])] = len(np.load(path))
+    return found
+
+
+def test_parts_make_the_whole(tiny, tmp_path):
+    root = tmp_path / "out"
+    whole = tiny.flags(root, requests=tiny.requests(tmp_path / "songs.jsonl"), sample_length=960)
+    with pytest.raises(UsageError, match="--levels=2,1"):
+        tiny.sing([*whole, "--levels=1,0"])
+    tiny.sing([*whole, "--levels=2", "--items=1", "--to=0.03"])
+    assert have(root, 0) == {} and 15 <= have(root, 1)[2] < 60
+    page = (root / "index.html").read_text()
+    assert "1 of 2 songs" not in page and "2 of 2 songs are not whole" in page and "level 2 0.1 of 0.1 s" in page
+    tiny.sing([*whole, "--levels=1,0"])  # of what there is
+    assert have(root, 0) == {} and 0 < have(root, 1)[0] < 240
+    assert not list(root.glob("level_*/data.pth.tar"))
+    tiny.sing([*whole, "--levels=2"])
+    assert (root / "level_2/data.pth.tar").exists() and not (root / "level_1/data.pth.tar").exists()
+    hps, asked = recorded.as_begun(settings.parse("sample", [f"--name={root}", "--device=cpu"]), root)
+    assert hps.section(SampleHps).model == tiny.model and len(asked) == 2
+    with pytest.raises(UsageError, match="--temp"):
+        recorded.as_begun(settings.parse("sample", [f"--name={root}", "--temp=0.9"]), root)
+    tiny.sing([*whole, "--items=0-1"])
+    zs = restricted.load(root / "level_0/data.pth.tar")["zs"]
+    assert all(torch.equal(zs[level], tiny.arrays[f"ancestral.z_{level}"]) for level in range(3))
+    assert "not whole" not in (root / "index.html").read_text() and not (root / "earlier").exists()
