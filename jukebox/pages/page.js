@@ -654,7 +654,7 @@
     },
 
     singOn(song) {
-      const { position } = song;
+      const position = song.position >= 0.01 ? song.position : song.take.sec; // at the beginning: all of it is kept
       song.onward ??= this.build(song);
       find(song.onward, "b").textContent = clock(position);
       find(song.onward, "code").textContent = data.continue

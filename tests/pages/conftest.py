@@ -1,8 +1,6 @@
-"""Small pages with sound, one shared Chromium, and a server as simple-minded as `python -m http.server`."""
+"""Small pages with sound, and a server as simple-minded as `python -m http.server`."""
 
 import functools
-import os
-import shutil
 import threading
 import wave
 from contextlib import contextmanager
@@ -127,73 +125,6 @@ def hostile_folder(tmp_path_factory) -> Path:
         folder, make_page(folder, text=lambda usual: usual + HOSTILE + "A" * (10_000 if usual == "Ada Vale" else 0))
     )
     return folder
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """One browser for all; without Chromium a skip, and under CI a failure."""
-    where = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        where = None
-    if where is None:
-        word = "no browser here: install Debian's chromium, and playwright from PyPI"
-        if os.environ.get("CI") == "true":
-            pytest.fail(word)
-        pytest.skip(word)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=where, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield browser
-        browser.close()
-
-
-class OpenPage:
-    """A page in the browser, with everything it asked for and everything that went wrong."""
-
-    def __init__(self, context):
-        self.tab = context.new_page()
-        self.tab.set_default_timeout(30000)
-        self.requests: list[str] = []
-        self.faults: list[str] = []
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.tab.on("console", lambda line: line.type == "error" and self.faults.append(line.text))
-        self.tab.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
-
-    def __getattr__(self, name):
-        return getattr(self.tab, name)
-
-    def wait(self, condition: str) -> None:
-        """Until a JavaScript expression holds."""
-        self.tab.wait_for_function(f"() => {condition}", polling=20)
-
-    def positions(self) -> list[float]:
-        return self.tab.evaluate("[...document.querySelectorAll('audio')].map(a => a.currentTime)")
-
-    def playing(self) -> list[int]:
-        """Which of the page's audio elements sound."""
-        return self.tab.evaluate("[...document.querySelectorAll('audio')].flatMap((a, k) => a.paused ? [] : [k])")
-
-
-@pytest.fixture
-def open_page(chromium):
-    """open_page(path or address, **context options) -> OpenPage"""
-    contexts = []
-
-    def opened(where, **options) -> OpenPage:
-        options.setdefault("viewport", {"width": 1000, "height": 900})
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        page = OpenPage(context)
-        page.goto(where if isinstance(where, str) else where.as_uri())
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
 
 
 @contextmanager
