@@ -214,6 +214,11 @@ class ModelConfig(Strict):
         if self.model.channels_out != self.audio_channels:
             raise fail("model.out_channels", f"the model gives {self.model.channels_out} channels, to be compared with "
                        f"{self.audio_channels} audio_channels")  # fmt: skip
+        whole = self.sample_size // self.model.downsampling_ratio * self.model.downsampling_ratio
+        for where, least in self.training.least_samples():
+            if whole < least:
+                raise fail("sample_size", f"sample_size {self.sample_size} makes {whole} samples in whole frames of "
+                           f"{self.model.downsampling_ratio}: too few for training.{where}, which needs {least}")  # fmt: skip
         return self
 
 

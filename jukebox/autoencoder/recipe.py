@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -302,6 +302,24 @@ class TrainingConfig(Strict):
     @property
     def losses(self) -> LossConfigs:
         return self.loss_configs or default_losses()
+
+    def least_samples(self) -> Iterator[tuple[str, int]]:
+        """What audio each spectrum needs at least: its place in this section, and samples. Centred ones are reflected at
+        both ends by half their length."""
+        losses, figures = self.losses, self.eval_loss_configs
+        if losses.spectral:
+            yield "loss_configs.spectral.config.fft_sizes", max(losses.spectral.config.fft_sizes) // 2 + 1
+        if losses.mrmel:
+            yield "loss_configs.mrmel.config.window_lengths", max(losses.mrmel.config.window_lengths) // 2 + 1
+        match losses.discriminator.config if losses.discriminator else None:
+            case EncodecDiscriminatorArgs(n_ffts=sizes):
+                yield "loss_configs.discriminator.config.n_ffts", max(sizes)
+            case DACDiscriminatorArgs(fft_sizes=sizes):
+                yield "loss_configs.discriminator.config.fft_sizes", max(sizes)
+        if figures and figures.stft:
+            yield "eval_loss_configs.stft.fft_size", figures.stft.fft_size // 2 + 1
+        if figures and figures.mel:
+            yield "eval_loss_configs.mel.fft_size", figures.mel.fft_size // 2 + 1
 
     @model_validator(mode="before")
     @classmethod

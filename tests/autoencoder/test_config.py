@@ -160,7 +160,7 @@ def test_missing_file(tmp_path):
         ("model.pretransform", {"type": "dac_pretrained"}, "model.pretransform: pretransform type dac_pretrained is not offered: it downloads"),
         ("model.io_channels", 2, "model.encoder: the encoder takes 1 channels, but the model gets 2"),
         ("model_type", "diffusion_autoencoder", "model_type: diffusion_autoencoder is not offered: "),
-        ("model_type", "lm", "model_type: Input should be 'autoencoder' (given: 'lm')"),
+        ("model_type", "lm", "model_type: a language model over stored tokens is a prior here: leave --model-config out"),
         ("sample_rate", None, "sample_rate: this key is missing"),
         ("training", {"learning_rate": 1.0, "use_emma": True}, "training: unknown key use_emma; did you mean use_ema?"),
         ("training", {}, "training.learning_rate: give learning_rate, or optimizer_configs"),
@@ -200,6 +200,23 @@ def test_audio_channels_and_training():
     tree["model"] |= {"in_channels": 1, "out_channels": 2}
     tree["model"]["decoder"]["config"]["out_channels"] = 2
     assert check(ModelConfig, tree, "m.json").model.channels_out == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "place", "least"),
+    [
+        ({}, "loss_configs.spectral.config.fft_sizes", 1025),
+        ({"loss_configs": {"discriminator": {
+            "type": "encodec", "config": {"filters": 2}, "weights": {"adversarial": 1.0, "feature_matching": 1.0},
+        }}}, "loss_configs.discriminator.config.n_ffts", 2048),
+        ({"loss_configs": {}, "eval_loss_configs": {"mel": {"fft_size": 4096}}}, "eval_loss_configs.mel.fft_size", 2049),
+    ],
+)  # fmt: skip
+def test_windows_too_short_for_a_spectrum(training, place, least):
+    tree = small() | {"sample_size": 1021, "training": {"learning_rate": 1e-4, **training}}
+    said = f"m.json: sample_size: sample_size 1021 makes 1016 samples in whole frames of 8: too few for training.{place}, which needs {least}"
+    assert message(tree) == said
+    assert check(ModelConfig, tree | {"sample_size": 4096}, "m.json")
 
 
 def test_nested_pretransform_errors_have_their_path():
