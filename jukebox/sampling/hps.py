@@ -32,6 +32,13 @@ class SampleHps:
         example="1,0",
     )
     items: str = key("", "sample these songs of the run now, by number; empty = all", example="0,3-5")
+    from_: float = key(
+        0.0,
+        "sample and render only the stretch from this second to --to, as a preview in NAME/excerpts: levels below the top"
+        " begin there, the run itself stays as it is; 0 = the run",
+        unit="s",
+        ge=0,
+    )
     to: float | None = key(
         None, "sample now only the windows that are needed to reach this second; None = to the end", unit="s", gt=0
     )

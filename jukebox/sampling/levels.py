@@ -23,12 +23,16 @@ Codes = NDArray[np.int64]
 
 @dataclass
 class Song:
-    """An item while it is made: the codes it has so far, per level; length in samples; length of the imagined whole."""
+    """An item while it is made: the codes it has so far, per level; length in samples; length of the imagined whole.
+
+    origin_samples: where in that whole its codes begin, for an excerpt; a top code begins there.
+    """
 
     request: Request
     length_samples: int
     total_samples: int
     codes: dict[int, Codes] = field(default_factory=dict)
+    origin_samples: int = 0
 
     def have(self, level: int) -> int:
         """Codes of a level that are there."""
@@ -68,8 +72,11 @@ class LevelSinger:
         seeds = torch.tensor([song.request.seed for song in songs])
         keys = noise_keys(seeds, torch.tensor([song.request.item for song in songs]), level).to(device)
 
+        (origin,) = {song.origin_samples for song in songs}
+        first = origin // self.plan.samples_per_code + window.start  # so noise is that of the whole song
+
         def choose(logits: Tensor, place: int) -> Tensor:
-            return draw(logits, self.settings.knobs, gumbel(keys, window.start + place, logits.shape[1]))
+            return draw(logits, self.settings.knobs, gumbel(keys, first + place, logits.shape[1]))
 
         codes = decode_window(
             self.prior, given_codes, window.length, choose, upper=self._upper(songs, window, device),
@@ -89,8 +96,10 @@ class LevelSinger:
     def _labels(self, songs: Sequence[Song], window: Window, device: torch.device) -> Tensor | None:
         if self.labeller is None:
             return None
-        start_samples = window.start * self.plan.samples_per_code
-        found = [self.labeller.at(self.label(song), start_samples, self.prior.sample_length)[0] for song in songs]
+        start = window.start * self.plan.samples_per_code
+        found = [
+            self.labeller.at(self.label(song), song.origin_samples + start, self.prior.sample_length)[0] for song in songs
+        ]  # fmt: skip
         return torch.from_numpy(np.stack(found)).to(device)
 
     def label(self, song: Song) -> Label:

@@ -19,11 +19,13 @@ KEYS = ("levels", "items", "from", "to")
 
 @dataclass(frozen=True)
 class Part:
-    """What is sampled now. levels: highest first; until_samples: None = to the end of each song."""
+    """What is sampled now. levels: highest first; until_samples: None = to the end of each song; from_samples: above 0 for
+    an excerpt."""
 
     levels: tuple[int, ...]
     items: frozenset[int]
     until_samples: int | None = None
+    from_samples: int = 0
 
     def songs(self, songs: Sequence[Song]) -> list[Song]:
         """Those of the part."""
@@ -81,4 +83,4 @@ def part_of(sample: SampleHps, order: Collection[int], n_items: int, geometry: G
             f"{', '.join(map(str, sorted(order, reverse=True)))}; the others are given, or have no prior."
         )
     until = None if sample.to is None else int(sample.to * geometry.sr_hz)
-    return Part(tuple(levels), items_asked(sample.items, n_items), until)
+    return Part(tuple(levels), items_asked(sample.items, n_items), until, int(sample.from_ * geometry.sr_hz))

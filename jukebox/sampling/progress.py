@@ -66,7 +66,7 @@ class Display:
         start = sum(self._have(level) for level in levels)
         label = f"level {levels[0]}" if len(levels) == 1 else f"{len(levels)} levels"
         self.bar = runlog.Progress(sum(self.total.values()), "code", label, start=start)
-        self._level, self._live, self._window, self._began = levels[0], 0, 0, 0.0
+        self._level, self._live, self._window, self._began = -1, 0, 0, 0.0
 
     def begin(self, task: Task) -> None:
         """A window begins."""
@@ -93,7 +93,7 @@ class Display:
         return self.total[level] - self.schedule.missing(self.songs, level)
 
     def _note(self) -> None:
-        level = self._level
+        level = self._level if self._level in self.total else max(self.total)
         left, whole = self.outlook.level_left(self.songs, level), self.outlook.left(self.songs)
         text = f"level {level}: {self._have(level)}/{self.total[level]}"
         if left:

@@ -25,11 +25,13 @@ from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.sampling import alignment, latents, lineage, modes, parts, plan, prepare, recorded, save
 from jukebox.sampling.choir import Choir
+from jukebox.sampling.excerpt import session_of, stretch_of
 from jukebox.sampling.exports import Exports
 from jukebox.sampling.forecast import Forecast
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import Song
 from jukebox.sampling.lyric_times import LyricTimes
+from jukebox.sampling.parts import Part
 from jukebox.sampling.perform import Performance
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings, Request, by_turns, requests_of, settings_of
@@ -126,8 +128,21 @@ class Session:
         """
         order, songs = self._begin()
         part = parts.part_of(self.sample, order, len(songs), self.geometry)
+        if part.from_samples:
+            return self._excerpt(part, songs)
         self._announce(part.songs(songs))
         return Performance(self, part, songs).events()
+
+    def _excerpt(self, part: Part, songs: list[Song]) -> Iterator[Made]:
+        """A stretch by itself; the top level is sampled as far as it is needed, as a part of the run."""
+        plans = {level: self.levels[level].plan for level in part.levels}
+        stretch = stretch_of(part, songs, plans, self.geometry.top_hop, self.geometry.sr_hz)
+        if self.top in plans:
+            yield from Performance(self, Part((self.top,), part.items, stretch.stop), songs).events()
+        inner, part, crops = session_of(self, stretch, songs, part)
+        inner._announce(crops)
+        yield from Performance(inner, part, crops).events()
+        log.info("%s", inner.folder.root / "index.html")
 
     # --------------------------------------------------------------------------------------------------- before
 

@@ -89,7 +89,8 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder ready. Another run found there is moved to `earlier/<n>/`, not deleted. For one process."""
         self.root.mkdir(parents=True, exist_ok=True)
-        files.remove_stale_temps(self.root)
+        for folder in {path.parent for path in self.root.rglob(".tmp-*")}:
+            files.remove_stale_temps(folder)
         if self.is_same():
             return
         self._set_aside()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from jukebox import settings
@@ -69,3 +70,34 @@ def test_parts_make_the_whole(tiny, tmp_path):
     zs = restricted.load(root / "level_0/data.pth.tar")["zs"]
     assert all(torch.equal(zs[level], tiny.arrays[f"ancestral.z_{level}"]) for level in range(3))
     assert "not whole" not in (root / "index.html").read_text() and not (root / "earlier").exists()
+
+
+def test_an_excerpt_sounds_as_the_whole_will(tiny, tmp_path):
+    """Where windows do not overlap nothing is missing at its beginning: codes are then those of the run."""
+    flags = tiny.flags(
+        tmp_path / "out", requests=tiny.requests(tmp_path / "songs.jsonl"), sample_length=1920, hop_fraction="1,1,0.5",
+        top_k=None, seed=5,
+    )  # fmt: skip
+    plan = tiny.session(flags).levels[1].plan
+    window = plan.n_ctx * plan.samples_per_code
+    start, stop = 2 * window, 3 * window
+    stretch = [f"--from={(start + 0.5) / 8000}", f"--to={(start + 20) / 8000}", "--items=1"]
+    with pytest.raises(UsageError, match="level 2 goes to 0.00 s only"):
+        tiny.sing([*flags, "--levels=1,0", *stretch])
+    tiny.sing([*flags, *stretch])
+    root = tmp_path / "out" / "excerpts" / f"{start / 8000:.2f}-{stop / 8000:.2f}"
+    preview = {level: np.load(root / f"progress/item_0001_level_{level}.npy") for level in range(3)}
+    assert soundfile.info(root / "level_0/item_1.wav").frames == window and (root / "index.html").exists()
+    assert list(have(tmp_path / "out", 1)) == [2] and have(tmp_path / "out", 0) == {}
+    before = sorted(root.rglob("*.npy"))
+    tiny.sing([*flags, *stretch])  # there already
+    assert sorted(root.rglob("*.npy")) == before
+    tiny.sing(flags)
+    for level, samples in ((2, 16), (1, 8), (0, 4)):
+        codes = np.load(tmp_path / f"out/progress/item_0001_level_{level}.npy")
+        assert np.array_equal(codes[start // samples : stop // samples], preview[level]), level
+    tiny.sing([*flags, "--from=0.1", "--to=0.11"])  # of a whole run: heard alone, nothing sampled
+    (other,) = (folder for folder in (tmp_path / "out/excerpts").iterdir() if folder != root)
+    assert (other / "level_0/data.pth.tar").exists() and not (other / "progress/trace_0.jsonl").read_text()
+    with pytest.raises(UsageError, match="a song ends"):
+        tiny.sing([*flags, "--from=9"])
