@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,19 @@ from jukebox.autoencoder.reach import why_unbounded
 from jukebox.autoencoder.schema import read_json
 from jukebox.encoding.hps import EncodeHps
 from jukebox.errors import CheckpointError, HparamsError, UsageError
+from jukebox.files import printable
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import autoencoder_codec, model_set
 from jukebox.models.autoencoder_codec import AutoencoderCodec, Kind
 from jukebox.models.codec import Codec, VQVAECodec
 from jukebox.vqvae.hps import VQVAEHps
+from jukebox.weights.catalogue import hub_repository
+from jukebox.weights.download import FetchError, fetch
 
 log = logging.getLogger(__name__)
 
+_CONFIG, _WEIGHTS = "model_config.json", ("model.safetensors", "model.ckpt")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 OURS = "jukebox_vqvae"
 """The model_type of our VQ-VAEs: `model` then holds their hyperparameters."""
 
@@ -67,37 +74,59 @@ def _from_config(config: str, weights: str) -> Choice:
     if config.endswith(".toml"):
         return Choice(weights, config)
     tree = read_json(config)
-    kind = tree.get("model_type")
-    if kind == "autoencoder":
+    if _check_type(config, tree) == "autoencoder":
         read_config(config)  # wrong ones are named before anything is loaded
         return Choice(weights, config)
-    if kind != OURS:
-        raise HparamsError(
-            f"--model-config={config}: model_type {kind!r:.60} cannot be encoded with; what can are 'autoencoder', {OURS!r}, "
-            "or a run of ours with --restore_vqvae=RUN."
-        )
     presets = tree.get("hps", "")
     if not isinstance(presets, str):
         raise HparamsError(f"--model-config={config}: hps must be the name of a preset, or be left out")
     return Choice(weights, presets)
 
 
+def _check_type(config: str, tree: Mapping[str, Any]) -> str:
+    """The model_type of a config; raises HparamsError for one that cannot be encoded with."""
+    kind = tree.get("model_type")
+    if kind not in ("autoencoder", OURS):
+        raise HparamsError(
+            f"--model-config={config}: model_type {kind!r:.60} cannot be encoded with; what can are 'autoencoder', {OURS!r}, "
+            "or a run of ours with --restore_vqvae=RUN."
+        )
+    return str(kind)
+
+
 def _from_folder(name: str) -> Choice:
     folder = Path(name).expanduser()
     if not folder.exists():
-        raise UsageError(
-            f"--pretrained-name={name}: there is no such folder. Models of a hub are not fetched: download the files and "
-            "name their folder (model_config.json beside model.ckpt or model.safetensors)."
-        )
-    config = folder / "model_config.json"
+        if not _HUB_NAME.fullmatch(name):
+            raise UsageError(
+                f"--pretrained-name={printable(name)}: there is no such folder, and no repository of a hub is called so "
+                "(owner/name)."
+            )
+        folder = _fetched(name)
+    config = folder / _CONFIG
     if not config.exists():
         return Choice(name)
-    found = [folder / file for file in ("model.safetensors", "model.ckpt", "model.pth.tar") if (folder / file).exists()]
+    found = [folder / file for file in (*_WEIGHTS, "model.pth.tar") if (folder / file).exists()]
     if not found:
         raise UsageError(
             f"--pretrained-name={name}: model_config.json is there, but no model.safetensors or model.ckpt."
         )
     return _from_config(str(config), str(found[0]))
+
+
+def _fetched(name: str) -> Path:
+    """The folder here of a model on a hub: its config, and if that can be encoded with, its weights. Raises UserError."""
+    address, folder = hub_repository(name)
+    config = fetch(f"{address}/{_CONFIG}", folder / _CONFIG)
+    _check_type(str(config), read_json(config))
+    for number, file in enumerate(_WEIGHTS, 1):
+        try:
+            fetch(f"{address}/{file}", folder / file)
+            break
+        except FetchError:
+            if number == len(_WEIGHTS):
+                raise
+    return folder
 
 
 def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, Any]]:

@@ -14,7 +14,10 @@ class EncodeHps:
     output_path: str = key("", "folder of the store; an unfinished one is completed", example="codes")
     model_config: str = key("", "JSON file that describes the model (model_type ...); comes with --ckpt-path")
     ckpt_path: str = key("", "weights for --model-config: .ckpt, .pth.tar or .safetensors")
-    pretrained_name: str = key("", "a folder with model_config.json and weights, or a run of ours, in place of both")
+    pretrained_name: str = key(
+        "",
+        "a folder with model_config.json and weights, a run of ours, or owner/name of such a folder on a hub, in place of both",
+    )
     metadata: str = key(
         "", "artist, genre and lyrics per song: a .jsonl or .csv file; empty = metadata.jsonl beside the audio, or none"
     )

@@ -73,8 +73,16 @@ def hub_folder(model: str, cache: str = "") -> tuple[str, Path]:
     repository = str(table.get("huggingface", ""))
     if not repository:
         raise UsageError(f"{path} names no Hugging Face repository; leave out --source.")
-    place = inside(cache_folder(cache), f"jukebox/huggingface/{repository}")
-    return f"{HUB}/{repository}/resolve/main", place
+    return hub_repository(repository, cache)
+
+
+def hub_repository(name: str, cache: str = "") -> tuple[str, Path]:
+    """The address of the files of a repository of a hub, and the folder they are kept in.
+
+    The hub is Hugging Face's, or what the variable HF_ENDPOINT names.
+    """
+    address = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    return f"{address}/{name}/resolve/main", inside(cache_folder(cache), f"jukebox/huggingface/{name}")
 
 
 def hub_shards(index: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from jukebox import settings
 from jukebox.encoding import choice
 from jukebox.encoding.hps import EncodeHps
-from jukebox.errors import HparamsError, UsageError
+from jukebox.errors import HparamsError, UsageError, UserError
 
 # As the public documents print it.
 BASE = """\
@@ -156,7 +157,8 @@ def test_exactly_one_way_to_name_the_model(tmp_path):
         (["--restore_vqvae=a", "--pretrained-name=b"], "are given"),
         ([f"--model-config={config}"], "needs --ckpt-path"),
         (["--ckpt-path=x"], "needs --model-config"),
-        (["--pretrained-name=nobody/nothing"], "no such folder"),
+        (["--pretrained-name=nobody"], "no such folder"),
+        (["--pretrained-name=../nobody/nothing"], "no such folder"),
     ):
         with pytest.raises(UsageError, match=reason):
             chosen(*argv)
@@ -176,3 +178,25 @@ def test_a_folder_by_name(tmp_path):
         chosen(f"--pretrained-name={tmp_path}")
     (tmp_path / "model.ckpt").write_bytes(b"")
     assert chosen(f"--pretrained-name={tmp_path}").checkpoint == str(tmp_path / "model.ckpt")
+
+
+def test_a_model_by_its_name_on_a_hub(tmp_path, monkeypatch):
+    """What cannot be encoded with is refused before its weights are fetched; what can is fetched once."""
+    there = tmp_path / "hub" / "someone" / "vqvae" / "resolve" / "main"
+    there.mkdir(parents=True)
+    monkeypatch.setenv("HF_ENDPOINT", (tmp_path / "hub").as_uri())
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("jukebox.weights.download.PAUSE_SEC", 0.0)
+    (there / "model_config.json").write_text('{"model_type": "diffusion_cond"}')
+    with pytest.raises(HparamsError, match="'diffusion_cond' cannot be encoded with"):
+        chosen("--pretrained-name=someone/vqvae")
+    kept = tmp_path / "cache" / "jukebox" / "huggingface" / "someone" / "vqvae"
+    assert [path.name for path in kept.glob("m*")] == ["model_config.json", "model_config.json.sha256"]
+    shutil.rmtree(kept)
+    (there / "model_config.json").write_text('{"model_type": "jukebox_vqvae"}')
+    (there / "model.ckpt").write_bytes(b"weights")
+    assert chosen("--pretrained-name=someone/vqvae") == choice.Choice(str(kept / "model.ckpt"))
+    shutil.rmtree(there)
+    assert chosen("--pretrained-name=someone/vqvae") == choice.Choice(str(kept / "model.ckpt"))
+    with pytest.raises(UserError, match=r"(?s)model_config\.json: .*by hand"):
+        chosen("--pretrained-name=someone/else")
