@@ -25,7 +25,7 @@ from jukebox.models.hps import ExportHps
 from jukebox.parallel.hps import LaunchHps
 from jukebox.parallel.launch import world
 from jukebox.prior.hps import ConditionerHps, LabelHps, LyricEncoderHps, PriorHps
-from jukebox.sampling.hps import AlignHps, DrawHps, FeaturesHps, FlowHps, SampleHps, SongHps
+from jukebox.sampling.hps import AlignHps, DrawHps, FeaturesHps, FindHps, FlowHps, SampleHps, SongHps
 from jukebox.training.hps import EmaHps, EvalHps, Fp16Hps, OptimiserHps, RunHps
 from jukebox.vqvae.hps import SpectralHps, VQVAEHps
 from jukebox.walkthrough.hps import WalkthroughHps
@@ -118,9 +118,10 @@ PROGRAMS = {
         ),
         Program(
             "align",
-            "Aligns the lyrics of a finished sampling run with time, and writes its pages anew.",
+            "Aligns the lyrics of a finished sampling run with time, and writes its pages anew; with --find it finds the"
+            " attention head of a model that can align.",
             "python jukebox/align.py --logdir=sample_1b",
-            (AlignHps, LaunchHps),
+            (AlignHps, FindHps, LaunchHps),
             words=("logdir",),
         ),
         Program(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jukebox.nn.cache import DecodeState
+from jukebox.nn.patterns import DENSE, ENCODER, LYRICS, layer_kind
 from jukebox.nn.transformer import TransformerShape, bits
 from jukebox.prior.conditioners import ConditionerShape, Labels, LabelShape, UpperCodes
 from jukebox.prior.lyric_encoder import LyricEncoder
@@ -47,6 +48,12 @@ class PriorShape:
     def sample_length(self) -> int:
         """Audio samples of a window."""
         return self.n_ctx * self.hops[self.level]
+
+    def reads_lyrics(self, layer: int) -> bool:
+        """Whether every code sees every character in a layer: one that reads the lyric encoder, lyrics in the same
+        sequence, or all of it."""
+        kind = layer_kind(self.transformer.attn_order, layer)
+        return kind == LYRICS or (kind == ENCODER and not self.single) or (kind == DENSE and self.single)
 
 
 @dataclass
@@ -200,6 +207,16 @@ class Prior(nn.Module):
         tokens = F.pad(tokens, (0, self.shape.transformer.whole_rows(tokens.shape[1]) - tokens.shape[1]))
         found = self.net.states(tokens, layers, cond.x_cond, cond.start, cond.encoded, dtype)
         return {layer: h[:, self.prefix : self.prefix + m] for layer, h in found.items()}
+
+    def lyric_attention(
+        self, layers: set[int], codes: Tensor, y: Tensor, upper: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[int, Tensor]:  # fmt: skip
+        """What codes attend to among the lyrics: `[B, H, n_ctx, S]` of layers that read them (`reads_lyrics`). Row i is
+        the query that predicts code i, column c the key that carries character c - 1."""
+        found = self.attention_weights(layers, codes, upper, y, dtype)
+        kind = {layer: layer_kind(self.shape.transformer.attn_order, layer) for layer in layers}
+        return {l: w[:, :, self.prefix :, : self.prefix] if kind[l] == DENSE else w for l, w in found.items()}
 
     def new_state(self, batch: int, dtype: torch.dtype = torch.float32) -> DecodeState:
         """Empty caches for `batch` items."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jukebox.labels.ids import Alphabet
 from jukebox.labels.vector import Labeller
-from jukebox.nn.patterns import ENCODER, LYRICS, NAMES, layer_kind
+from jukebox.nn.patterns import NAMES, layer_kind
 from jukebox.pages.page import WordTime
 from jukebox.prior.model import Prior, PriorShape
 from jukebox.sampling.levels import Song
@@ -36,10 +36,10 @@ def why_not(shape: PriorShape) -> str:
     if not shape.n_tokens:
         return "this model does not read lyrics"
     if layer is None or head is None:
-        return "this model names no alignment_layer and alignment_head"
-    kind = layer_kind(shape.transformer.attn_order, layer)
-    if kind not in (ENCODER, LYRICS):
-        return f"layer {layer} (alignment_layer) is of the kind {NAMES[kind]!r}, which does not read lyrics"
+        return "this model names no alignment_layer and alignment_head (python jukebox/align.py --find finds them)"
+    if not shape.reads_lyrics(layer):
+        kind = NAMES[layer_kind(shape.transformer.attn_order, layer)]
+        return f"layer {layer} (alignment_layer) is of the kind {kind!r}, which does not read lyrics"
     return ""
 
 
@@ -67,9 +67,8 @@ def _align(prior: Prior, labeller: Labeller, plan: LevelPlan, song: Song, dtype:
     for start in reversed(window_starts(len(found), plan.n_ctx, plan.hop)):
         y, characters = labeller.at(label, start * plan.samples_per_code, prior.sample_length)
         window = padded[:, start : start + plan.n_ctx].to(device)
-        weights: Tensor = prior.attention_weights({layer}, window, None, torch.from_numpy(y)[None].to(device), dtype)[
-            layer
-        ]
+        told = torch.from_numpy(y)[None].to(device)
+        weights: Tensor = prior.lyric_attention({layer}, window, told, dtype=dtype)[layer]
         found[start : start + plan.n_ctx, characters] = weights[0, head].float().cpu().numpy()
     return found[: len(codes), :-1]
 

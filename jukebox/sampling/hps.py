@@ -112,15 +112,19 @@ class SongHps:
 @section("drawing", "How codes are drawn")
 class DrawHps:
     seed: int = key(0, "seed of the noise; an item sounds the same in any batch and on any number of processes", ge=0)
-    temp: tuple[PositiveFloat, ...] = key((), f"temperature; below 1 is tamer. {_PER_LEVEL}", example="0.98")
+    temp: tuple[PositiveFloat, ...] = key(
+        (), f"divide the scores of codes by this before drawing; below 1 is tamer. {_PER_LEVEL}", example="0.98"
+    )
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = key(
-        (), f"draw among the k likeliest codes only; 0 = all. {_PER_LEVEL}", example="0"
+        (), f"draw among so many of the likeliest codes only; 0 = all. {_PER_LEVEL}", example="0"
     )
     top_p: tuple[_Share, ...] = key(
         (), f"draw among the likeliest codes that together reach this probability; 0 = all. {_PER_LEVEL}", example="0.9"
     )
     min_p: tuple[_Share, ...] = key(
-        (), f"draw among codes at least this likely beside the likeliest; 0 = all. {_PER_LEVEL}", example="0.05"
+        (),
+        f"draw among codes at least this many times as likely as the likeliest; 0 = all. {_PER_LEVEL}",
+        example="0.05",
     )
     chunk_size: tuple[PositiveInt, ...] = key((), f"given codes read in one pass. {_PER_LEVEL}", unit="codes")
     max_batch_size: tuple[PositiveInt, ...] = key((), f"songs sampled together. {_PER_LEVEL}", unit="songs")
@@ -163,7 +167,9 @@ class FindHps:
     )
     songs: int = key(16, "songs with lyrics that are run through the prior; chosen by seed", unit="songs", gt=0)
     seed: int = key(0, "seed of the choice of songs and of their windows", ge=0)
-    codes: str = key("", "store of codes to take the songs from; empty = what the prior was trained on", example="codes")
+    codes: str = key(
+        "", "store of codes to take the songs from; empty = what the prior was trained on", example="codes"
+    )
     audio_files_dir: str = key("", "folder of audio to take them from instead, with its metadata", example="~/music")
     metadata: str = key("", "table of lyrics for that folder, as for train.py")
 

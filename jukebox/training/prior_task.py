@@ -95,7 +95,7 @@ class PriorTask(Task):
         layer, head = self.net.shape.alignment_layer, self.net.shape.alignment_head
         if layer is not None and head is not None and not why_not(self.net.shape) and y is not None:
             first = None if upper is None else upper[:1]
-            weights = self.net.attention_weights({layer}, codes[:1], first, y[:1], self.dtype)[layer][0, head].float()
+            weights = self.net.lyric_attention({layer}, codes[:1], y[:1], first, self.dtype)[layer][0, head].float()
             picture = (weights / weights.amax().clamp_min(1e-9)).T  # (characters, codes)
             log.image(f"{part}alignment", picture.cpu().numpy(), step)
 
