@@ -111,7 +111,8 @@ class Exports:
     def _export(self, level: int, songs: Sequence[Song]) -> None:
         levels = range(self.codec.geometry.levels)
         chosen = [self.settings(song.request) for song in songs]
-        kwargs = [_recorded([each[l] for each in chosen]) if l in self.levels else {} for l in levels]
+        seeds = [song.request.seed for song in songs]
+        kwargs = [_recorded([each[l] for each in chosen], seeds) if l in self.levels else {} for l in levels]
         labels = [
             labels_of([self.levels[l].label(song) for song in songs] if l in self.levels else [None] * len(songs))
             for l in levels
@@ -181,7 +182,10 @@ def _spelled(level: LevelSettings) -> str:
     return ", ".join(found + ([f"min p {level.knobs.min_p:g}"] if level.knobs.min_p else []))
 
 
-def _recorded(chosen: Sequence[LevelSettings]) -> dict[str, Any]:
-    """How a level was drawn, as plain values; `items` lists them one by one where songs differ."""
-    each = [asdict(settings) for settings in chosen]
+def _recorded(chosen: Sequence[LevelSettings], seeds: Sequence[int]) -> dict[str, Any]:
+    """How a level was drawn, as plain values: those of the first song, and `items` lists all where songs differ."""
+    each = [
+        {**asdict(one.knobs), "seed": seed, "chunk_size": one.chunk_size, "max_batch_size": one.max_batch_size}
+        for one, seed in zip(chosen, seeds, strict=True)
+    ]  # fmt: skip
     return each[0] | ({} if all(other == each[0] for other in each) else {"items": each})
