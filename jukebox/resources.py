@@ -29,6 +29,12 @@ def memory_used_bytes() -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
+def anonymous_bytes() -> int:
+    """Bytes of memory of this process now that no file stands behind; 0 where the system does not say."""
+    fields = _read("/proc/self/statm").split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
+
+
 def disk_free_bytes(folder: str | os.PathLike[str]) -> int:
     """Bytes free for us on the disk of `folder`, which need not exist yet."""
     path = Path(folder).absolute()

@@ -153,9 +153,10 @@ class Attention(nn.Module):
             mask = p.visible(at[:, None], torch.arange(stop, device=q.device)[None])
             return self._heads_attend(q, cache.kv[:, 0, :stop], mask=mask)
         if p.kind in (P.SUMMARY, P.SUMMARY_SPREAD):
-            kept = p.kept_positions().to(q.device)
+            kept = p.kept_positions()  # chosen on the CPU: a device would have to be waited for
             new = (kept >= start) & (kept < start + m)
-            cache.kv[:, 0, p.zero_slots + new.nonzero().flatten()] = kv[:, kept[new] - start]
+            slots = (p.zero_slots + new.nonzero().flatten()).to(q.device)
+            cache.kv[:, 0, slots] = kv[:, (kept[new] - start).to(q.device)]
             mask = self._summary_mask(start, m, q.device)
             return self._heads_attend(q, cache.kv[:, 0, : mask.shape[1]], mask=mask)
 

@@ -7,7 +7,7 @@ of a loaded net by one of four forms; all take and give float32 on a CPU, so tha
     fp32   float32 in the order oneDNN wants           float32
     bf16   bfloat16 in that order                      bfloat16 products, float32 sums
     int8   8 bits with one scale per output channel    activations in bfloat16 or as two 8 bit digits
-    fp16   float16, for a GPU (there bf16 likewise)    half activations
+    fp16   float16, for a GPU (there bf16 likewise)    half activations; on a GPU int8 gives bfloat16
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ class Head(nn.Module):
 class Packed(nn.Module):
     """A product whose weights were rearranged once: x `[..., n_in]` -> `[..., n_out]`; not trained, not saved.
 
-    weight `[n_out, n_in]`, bias `[n_out]` or None. itemsize: bytes of a weight that a product reads.
+    weight `[n_out, n_in]`, bias `[n_out]` or None. itemsize: bytes of a weight that a product reads; result: dtype of y.
     """
 
     itemsize = 1
+    result = torch.float32
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -132,6 +133,7 @@ class Int8(Packed):
     """
 
     FEW = 3
+    FEW_ON_GPU = 16
     LANES = 16  # the kernel for a few rows reads inputs by so many, also behind the end
     SPAN = 32512  # 127 * 256, so that the high digit fits
     OFFSET = 32896.5  # makes q positive (32768), the low digit signed (128), and the cast to integers a rounding (0.5)
@@ -141,7 +143,10 @@ class Int8(Packed):
         self.weight, self.scale = _quantised(weight)
         self.scale_few = self.scale.to(torch.bfloat16)
         self.few = sys.maxsize  # rows that are few
-        if not weight.is_cuda and _int8_is_exact():
+        if weight.is_cuda:
+            self.few = self.FEW_ON_GPU if self._has_kernel() else 0
+            self.result = torch.float32 if bias is None else torch.bfloat16
+        elif _int8_is_exact():
             self.few = 0 if self.n_in % self.LANES else self.FEW
             self.ordered = torch.ops.onednn.qlinear_prepack(self.weight, None)
             self.zeros = torch.zeros(self.n_out, dtype=torch.int32)
@@ -149,9 +154,27 @@ class Int8(Packed):
 
     def product(self, x: Tensor) -> Tensor:
         if len(x) > self.few:
-            return self._digits(x)
-        y = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale_few)
-        return y.float() if self.bias is None else y + self.bias
+            return self._widened(x).to(self.result) if self.weight.is_cuda else self._digits(x)
+        y = self._few_rows(x)
+        return y.to(self.result) if self.bias is None else (y + self.bias).to(self.result)
+
+    def _few_rows(self, x: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale_few)
+
+    def _widened(self, x: Tensor) -> Tensor:
+        """On a GPU, where many rows pay for it: every weight is made bfloat16, which 8 bits are exactly."""
+        y = F.linear(x.to(torch.bfloat16), self.weight.to(torch.bfloat16)).float()
+        return y * self.scale if self.bias is None else torch.addcmul(self.bias, y, self.scale)
+
+    def _has_kernel(self) -> bool:
+        """Whether this GPU multiplies 8 bit weights of this shape, by trying it."""
+        x = torch.ones(1, self.n_in, device=self.weight.device)
+        try:
+            found, expected = self._few_rows(x).float(), self._widened(x)
+            expected = expected if self.bias is None else expected - self.bias
+            return bool((found - expected).abs().max() <= 0.02 * expected.abs().max())
+        except RuntimeError:
+            return False
 
     def _digits(self, x: Tensor) -> Tensor:
         m = len(x)
@@ -167,16 +190,17 @@ class Int8(Packed):
 
 
 class Half(Packed):
-    """Half weights, cast once; half in, half out: for a GPU. Logits (no bias) come in float32."""
+    """Half weights, cast once; half in, half out: for a GPU. Logits (no bias) are float32 throughout: their weights are
+    1 % of all, and rounded they would differ by more than the gate allows."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__(weight, bias)
-        self.weight, self.itemsize = weight.detach().to(dtype).contiguous(), dtype.itemsize
+        self.result = torch.float32 if bias is None else dtype
+        self.weight, self.itemsize = weight.detach().to(self.result).contiguous(), self.result.itemsize
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-        return y.float() if self.bias is None else y
+        return F.linear(x.to(self.result), self.weight, self.bias)
 
 
 @cache
@@ -201,6 +225,12 @@ def forms(device: str) -> tuple[Form, ...]:
     return ("fp32", "bf16", "int8") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32", "int8")
 
 
+def fastest_first(device: str) -> list[Form]:
+    """The forms below float32: on a CPU by their bytes, on a GPU those first that its matrix units compute in."""
+    below: list[Form] = [form for form in forms(device) if form != "fp32"]
+    return below[::-1] if torch.device(device).type == "cpu" else below
+
+
 def check(form: Form, device: str) -> None:
     """Raises UsageError for a form that the device does not compute in."""
     kind = torch.device(device).type
@@ -221,20 +251,21 @@ def _packed(layer: Linear | Head, form: Form, rows: int = 16) -> nn.Module:
     return OneDNN(weight, bias, torch.bfloat16 if form == "bf16" else torch.float32, rows)
 
 
-def pack(net: nn.Module, form: Form, rows: int = 16) -> None:
+def pack(net: nn.Module, form: Form, rows: int = 16, device: str | None = None) -> None:
     """Replace every `Linear` and `Head` inside `net` by its packed form, for decoding. Each is freed as it is replaced,
     so that both forms of a large net are never in memory together, unless `way_back` keeps the plain one.
 
-    rows: songs that are sampled together. Raises UsageError for a form the device does not compute in.
+    rows: songs that are sampled together. device: where the packed layers go, one by one, and then all else; None = they
+    stay. Raises UsageError for a form the device does not compute in.
     """
-    check(form, next(net.parameters()).device.type)
+    check(form, device or next(net.parameters()).device.type)
     packed: dict[int, nn.Module] = {}  # by layer: one that stands in two places is packed once
     freed = 0
     for module, name in [(module, name) for module, name, _ in _plain(net)]:
         child = getattr(module, name)
         if id(child) not in packed:
-            packed[id(child)] = _packed(child, form, rows)
             freed += child.weight.nbytes
+            packed[id(child)] = _packed(child.to(device) if device else child, form, rows)
         setattr(module, name, packed[id(child)])
         if freed > resources.RELEASE_BYTES:
             freed = 0
@@ -260,7 +291,16 @@ def _plain(net: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
                 yield module, name, child
 
 
+def held_bytes(layer: Linear | Head, form: Form, device: str) -> int:
+    """Bytes that the packed form of a layer holds."""
+    kind = torch.device(device).type
+    each = {"fp32": 4, "int8": 2 if kind == "cpu" and _int8_is_exact() else 1}.get(form, 2)
+    if isinstance(layer, Head) and kind != "cpu" and form != "int8":
+        each = 4
+    return layer.weight.numel() * each + (4 * len(layer.bias) if isinstance(layer, Linear) else 0)
+
+
 def result_dtype(net: nn.Module) -> torch.dtype:
     """What the packed products of a net give, and so what keys and values are kept in: half numbers on a GPU only."""
-    half = next((module for module in net.modules() if isinstance(module, Half)), None)
-    return torch.float32 if half is None else half.weight.dtype
+    results = {module.result for module in net.modules() if isinstance(module, Packed)}
+    return next(iter(results - {torch.float32}), torch.float32)

@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         """Preallocated caches of all layers for `batch` items."""
         device = next(self.parameters()).device
         state = int(self.shape.m_attn * self.shape.width)
-        patterns = (self.shape.pattern(layer) for layer in range(self.shape.depth))
+        patterns: list[Pattern] = [layer.attn.pattern for layer in self.layers]  # type: ignore[union-attr, misc]
         return DecodeState([LayerCache(pattern, batch, state, dtype, device) for pattern in patterns])
 
     def encode(self, encoded: Tensor, state: DecodeState) -> None:

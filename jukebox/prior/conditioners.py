@@ -121,7 +121,7 @@ class Labels(nn.Module):
 
     @staticmethod
     def _check(ids: Tensor, low: int, high: int, what: str) -> None:
-        if not torch.compiler.is_compiling() and bool(((ids < low) | (ids >= high)).any()):
+        if _any((ids < low) | (ids >= high)):
             raise ValueError(f"{what} {int(ids.max())} outside the table of {high} rows")
 
     def _timing(self, y: Tensor) -> Tensor:
@@ -129,11 +129,11 @@ class Labels(nn.Module):
         total, offset, window = (y[:, i : i + 1].float() for i in range(3))  # (B, 1) samples
         at = torch.arange(s.n_ctx, device=y.device).float() / s.n_ctx  # (n_ctx)
         low, high = s.min_duration * s.sr_hz, s.max_duration * s.sr_hz
-        if bool(((total < low) | (total >= high)).any()):
+        if _any((total < low) | (total >= high)):
             raise ValueError(
                 f"total length outside [{s.min_duration}, {s.max_duration}) s (min_duration, max_duration)"
             )
-        if bool((offset >= total).any()):
+        if _any(offset >= total):
             raise ValueError("a window starts behind the end of its song: raise the total length")
         end = ((offset + window) / total).clamp_max(1.0)
         begin = offset / total
@@ -148,3 +148,8 @@ class Labels(nn.Module):
     def _bin(self, p: Tensor, low: float, high: float) -> Tensor:
         bins = torch.floor((p - low) / (high - low) * self.shape.t_bins).long()
         return bins.clamp(0, self.shape.t_bins - 1)
+
+
+def _any(wrong: Tensor) -> bool:
+    """Whether any is; not asked while a step is compiled, nor of tensors without memory, which have no values."""
+    return not torch.compiler.is_compiling() and not wrong.is_meta and bool(wrong.any())

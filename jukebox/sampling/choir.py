@@ -10,19 +10,12 @@ import torch
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import build, model_set
 from jukebox.models.model_set import ModelSet
-from jukebox.parallel import launch
-from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
-from jukebox.resources import memory_limit_bytes
 from jukebox.sampling import precision
 from jukebox.sampling.hps import DrawHps
 from jukebox.sampling.levels import LevelSinger
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings
-
-_SHARE = 0.5
-"""Of the memory there is, what weights may take; the rest is for caches and activations."""
-_BYTES = {"auto": 4, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 class Choir:
@@ -47,10 +40,10 @@ class Choir:
                 self._loaded.clear()
             part = self.models.priors[level]
             assert part is not None
-            prior, _ = model_set.load_prior(part, self.vqvae, level, self.device)
+            prior, _ = model_set.load_prior(part, self.vqvae, level)
             self.levels[level].add_blends(prior)
             record = self.record / f"precision_{level}.json" if self.record else None
-            self._loaded[level] = prior, precision.pack(prior, self.draw.dtype, record, self.songs)
+            self._loaded[level] = prior, precision.pack(prior, self.draw.dtype, record, self.songs, self.device)
         return self._loaded[level]
 
     def singer(self, level: int, settings: LevelSettings) -> LevelSinger:
@@ -58,13 +51,6 @@ class Choir:
         prior, dtype = self.prior(level)
         known = self.levels[level]
         return LevelSinger(prior, known.plan, settings, known.labeller, dtype, self.draw.mask_lyric_codes)
-
-
-def fit_together(levels: Mapping[int, Level], dtype: str, comm: Comm) -> bool:
-    """Whether the weights of all these priors fit into the memory of one process at the same time."""
-    device = launch.device_memory(comm.device)
-    available = device[1] if device else memory_limit_bytes() // comm.local_size
-    return sum(parameters(level) for level in levels.values()) * _BYTES[dtype] <= _SHARE * available
 
 
 def parameters(level: Level) -> int:

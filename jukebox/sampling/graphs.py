@@ -58,7 +58,7 @@ class FixedStep:
                 self.position.copy_(start)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # sound may be decoded by another thread
             self._run()
         self.position.copy_(start)
         self.graph = graph

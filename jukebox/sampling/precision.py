@@ -111,20 +111,24 @@ def measure(prior: Prior, form: Form, piece: Example, reference: Tensor) -> tupl
 
 
 def pack(
-    prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None, songs: int = 16
+    prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None, songs: int = 16, device: str = "cpu"
 ) -> torch.dtype:  # fmt: skip
-    """Pack a prior for sampling, so many songs at once; the dtype of its caches.
+    """Pack a prior for sampling, so many songs at once, on a device; the dtype of its caches.
 
-    auto takes the form of fewest bytes that passes the gate, and float32 where none does. The verdicts go to `record`, a
-    JSON file, and a run that goes on takes what it says: all its windows are sampled alike.
+    auto takes the fastest form that passes the gate, and float32 where none does. The verdicts go to `record`, a JSON
+    file, and a run that goes on takes what it says: all its windows are sampled alike. A form that is known beforehand
+    goes to the device packed, so that a GPU never holds the plain weights.
     """
-    form = _recorded(record, prior) or _fastest(prior, record) if asked == "auto" else asked
-    linear.pack(prior, form, songs)
+    form = _recorded(record, prior, device) if asked == "auto" else asked
+    if form is None:
+        form = _fastest(prior.to(device), record)
+    linear.pack(prior, form, songs, device)
+    prior.to(device)
     return linear.result_dtype(prior)
 
 
 def _fastest(prior: Prior, record: Path | None) -> Form:
-    candidates: list[Form] = [form for form in reversed(linear.forms(prior.net.pos.device.type)) if form != "fp32"]
+    candidates = linear.fastest_first(prior.net.pos.device.type)
     verdicts: list[Verdict] = []
     if candidates:
         piece = example(prior)
@@ -145,9 +149,9 @@ def _fastest(prior: Prior, record: Path | None) -> Form:
     return form
 
 
-def _recorded(record: Path | None, prior: Prior) -> Form | None:
+def _recorded(record: Path | None, prior: Prior, device: str) -> Form | None:
     if record is None or not record.exists():
         return None
     found = json.loads(record.read_text()).get(str(prior.level), {})
     form: Form | None = found.get("form")
-    return form if form in linear.forms(prior.net.pos.device.type) else None
+    return form if form in linear.forms(device) else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jukebox.sampling.levels import LevelSinger, Song
+from jukebox.sampling.memory import Room
 from jukebox.sampling.plan import Window
 from jukebox.sampling.requests import LevelSettings
 from jukebox.sampling.schedule import Cell, Schedule, Task
@@ -45,6 +46,7 @@ def walk(
     with the same songs: it goes on from there.
     """
     listener = listener or Listener()
+    rooms = {level: Room(level) for level in schedule.plans}
     while True:
         task = schedule.next(songs, mine)
         if task is None:
@@ -54,5 +56,6 @@ def walk(
             continue
         listener.begin(task)
         began, clock = time.time(), time.monotonic()
-        singer(task.level, task.settings).extend(task.songs, task.window, listener.code)
+        voice, window = singer(task.level, task.settings), task.window
+        rooms[task.level].share_out(task.songs, lambda part: voice.extend(part, window, listener.code))  # noqa: B023
         yield Made(task.level, task.window, task.songs, began, time.monotonic() - clock)

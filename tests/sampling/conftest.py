@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from jukebox.parallel.comm import SoloComm
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.requests import requests_of
 from jukebox.sampling.run import Session
+
+sys.path.insert(0, str(Path(__file__).parent))  # small_priors
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden" / "jukebox"
 
@@ -47,11 +50,19 @@ class Tiny:
 
     def sing(self, flags: Sequence[str]) -> int:
         """What sample.py does with these flags, in this process."""
+        return self.session(flags).run()
+
+    def plan(self, flags: Sequence[str]) -> int:
+        """What sample.py --plan does."""
+        return self.session(flags).tell_plan()
+
+    def session(self, flags: Sequence[str]) -> Session:
+        """A run with these flags, before it starts."""
         hps = settings.parse("sample", flags)
         sample = hps.section(SampleHps)
         asked = requests_of(hps.section(SongHps), hps.section(DrawHps).seed, None)
         models = model_set.find(sample.model, sample.restore_vqvae)
-        return Session(hps, models, asked, SoloComm(), Path(sample.name)).run()
+        return Session(hps, models, asked, SoloComm(), Path(sample.name))
 
 
 @pytest.fixture(scope="session")
