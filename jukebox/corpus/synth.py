@@ -47,6 +47,7 @@ CODES: dict[str, tuple[int, int]] = {c: _PAIRS[_BY_FREQUENCY.index(c)] for c in 
 
 TICKS_PER_CHARACTER = (1, 2, 3)
 _TICK_WEIGHTS = (0.6, 0.27, 0.13)
+MEAN_TICKS = float(np.dot(TICKS_PER_CHARACTER, _TICK_WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def song(
             raise DataError(f"{seconds} seconds are too short for a song; give a second or more.")
     if lyrics is None:
         assert n_ticks is not None
-        lyrics = _fit_lyrics(words, round(n_ticks / np.dot(TICKS_PER_CHARACTER, _TICK_WEIGHTS)))
+        lyrics = _fit_lyrics(words, round(n_ticks / MEAN_TICKS))
     if unknown := sorted(set(lyrics) - set(ALPHABET)):
         raise DataError(f"The corpus sings a-z and spaces only; its lyrics cannot contain {''.join(unknown)!r}.")
     ticks = _share_ticks(lengths, len(lyrics), n_ticks)

@@ -1,0 +1,168 @@
+"""It sings: the recipes tiny_lyrics and tiny_lyrics_sep, from songs of known truth to lyrics heard in new ones.
+
+Slow: about an hour on two cores for each recipe. JUKEBOX_SINGING=FOLDER keeps what was trained there, so that the tests
+can be run one by one, and go on where they were stopped; JUKEBOX_TEST_EFFORT=0.01 runs all steps within minutes, and
+then holds no figure against its bound. The figures are printed, and stand in docs/benchmarks.md.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jukebox.audio import io
+from jukebox.codestore.store import CodeStore
+from jukebox.corpus import listen
+from jukebox.data.code_dataset import CodeDataset
+from jukebox.data.code_loader import code_evaluation_batches
+from jukebox.labels.song import SongMeta
+from jukebox.models import model_set
+from jukebox.models.labels import build_labeller
+from jukebox.walkthrough import singing
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+ROOT = Path(__file__).resolve().parents[2]
+EFFORT = float(os.environ.get("JUKEBOX_TEST_EFFORT", "1"))
+RECIPES = ("tiny_lyrics", "tiny_lyrics_sep")
+SONGS, HELD_OUT, ASKED = (max(40, round(EFFORT * 3200)), 12, 32) if EFFORT >= 1 else (40, 2, 4)
+SONG_SEC, SUNG_SEC = 5.96, 5.76
+STEPS = {"tiny_lyrics_vqvae": 3000, "tiny_lyrics": 3000, "tiny_lyrics_sep": 3000, "up1": 1500, "up0": 1500}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    kept = os.environ.get("JUKEBOX_SINGING")
+    return Path(kept).resolve() if kept else tmp_path_factory.mktemp("singing")
+
+
+def program(name, *flags, ranks=2):
+    """A program as anyone types it; one that has finished already ends at once."""
+    command = [sys.executable, str(ROOT / "jukebox" / f"{name}.py"), *map(str, flags)]
+    beside = Path(sys.executable).parent / "mpiexec"
+    launcher = [str(beside if beside.exists() else "mpiexec"), "-n", str(ranks)] if ranks > 1 else []
+    subprocess.run([*launcher, *command], check=True)
+
+
+def train(folder, preset, name, *flags):
+    count = max(4, round(EFFORT * STEPS[name if name in STEPS else preset]))
+    decay = round(0.6 * count)
+    program(
+        "train", f"--hps={preset}", f"--name={name}", f"--local_logdir={folder / 'logs'}", f"--steps={count}",
+        f"--save_iters={count}", f"--eval_iters={count}", f"--lr_start_linear_decay={count - decay}",
+        f"--lr_decay={decay + 1}", *flags,
+    )  # fmt: skip
+    return folder / "logs" / name
+
+
+@pytest.fixture(scope="session")
+def corpus(folder):
+    for name, songs, seed in (("corpus", SONGS, 1), ("held_out", HELD_OUT, 7777)):
+        if not (folder / name / "metadata.jsonl").exists():
+            program("make_corpus", f"--out={folder / name}", f"--songs={songs}", f"--seed={seed}",
+                    f"--min_sec={SONG_SEC}", f"--max_sec={SONG_SEC}", ranks=1)  # fmt: skip
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="session")
+def vqvae(folder, corpus):
+    return train(folder, "tiny_lyrics_vqvae", "vqvae", "--bs=4", f"--audio_files_dir={corpus}")
+
+
+@pytest.fixture(scope="session")
+def codes(folder, corpus, vqvae):
+    program(
+        "pre_encode", f"--restore_vqvae={vqvae}", f"--audio_files_dir={corpus}", f"--output-path={folder / 'codes'}"
+    )
+    return folder / "codes"
+
+
+@pytest.fixture(scope="session")
+def upsamplers(folder, codes):
+    return [
+        train(
+            folder, "tiny_lyrics_upsampler", f"up{level}", "--bs=12", "--prior", f"--level={level}", f"--codes={codes}"
+        )
+        for level in (1, 0)
+    ]
+
+
+@pytest.fixture(scope="session", params=RECIPES)
+def top(request, folder, codes):
+    return train(folder, request.param, request.param, "--bs=12", "--prior", "--level=2", f"--codes={codes}")
+
+
+def check(name, value, bound, most=True):
+    """Print a figure; hold it against its bound when training was whole."""
+    print(f"{name}: {value:.3f} ({'<=' if most else '>='} {bound:g})", flush=True)
+    if EFFORT >= 1:
+        assert value <= bound if most else value >= bound, f"{name}: {value:.3f}, bound {bound:g}"
+
+
+def sing(folder, name, asked, models, songs=ASKED):
+    """A run that sings lyrics of which no word and no four characters in a row were trained on."""
+    lines = (folder / "corpus" / "metadata.jsonl").read_text().splitlines()
+    requests = folder / f"{name}.jsonl"
+    if not requests.exists():
+        singing.ask(
+            requests, songs, length_sec=SONG_SEC, unlike=[json.loads(line)["lyrics"] for line in lines], seed=50000
+        )
+    program("sample", f"--model={','.join(map(str, models))}", f"--name={folder / name}", f"--requests={requests}",
+            f"--sample_length_in_seconds={SUNG_SEC}")  # fmt: skip
+    return folder / name
+
+
+def test_the_vqvae_keeps_what_is_sung(folder, corpus, vqvae):
+    """(a) the ear on the songs themselves, (b) on what each level keeps of songs never trained on."""
+    truth = [json.loads(line) for line in (folder / "held_out" / "metadata.jsonl").read_text().splitlines()]
+    songs = [SongMeta.from_json(song) for song in truth]
+    codec, _ = model_set.load_vqvae(model_set.Part(str(vqvae)))
+    sounds = [io.read(folder / "held_out" / song["file"], sr_hz=8000, channels=1)[:, 0] for song in truth]
+    real = singing.compare(songs, [listen.listen(sound, 8000) for sound in sounds])
+    check("songs of the corpus: characters misheard", real.error_rate, 0.02)
+    for level, bound in ((2, 0.4), (1, 0.3), (0, 0.02)):
+        kept = [codec.decode(codec.encode(sound, [level])[level], level) for sound in sounds]
+        found = singing.compare(songs, [listen.listen(sound, 8000) for sound in kept])
+        check(f"level {level} of the VQ-VAE: characters misheard", found.error_rate, bound)
+
+
+def test_the_top_prior_reads_its_lyrics(codes, top):
+    """(c) Bits per held-out code with the lyrics sung, against lyrics of another song that is as long."""
+    codec, vqvae_hps = model_set.load_vqvae(model_set.Part(str(codes.parent / "logs" / "vqvae")))
+    prior, hps = model_set.load_prior(model_set.Part(str(top)), vqvae_hps, 2)
+    labeller = build_labeller(hps, prior)
+    assert labeller is not None
+    windows = CodeDataset(CodeStore.open(codes), 2, prior.n_ctx, part="test")
+    by_genre = {}
+    for batch in code_evaluation_batches(windows, bs=8):
+        facts = zip(batch.codes, batch.songs, batch.totals.tolist(), batch.offsets.tolist(), strict=True)
+        for row, song, total, offset in facts:
+            y = torch.from_numpy(labeller.label(song, total, offset))
+            by_genre.setdefault(song.genre, []).append((row, y))
+    right, wrong = [], []
+    with torch.inference_mode():
+        for songs in by_genre.values():
+            rows, y = (torch.stack(part) for part in zip(*songs, strict=True))
+            other = y.clone()
+            other[:, -prior.n_tokens :] = y[:, -prior.n_tokens :].roll(1, 0)
+            right.append(float(prior(rows, None, y).gen_loss))
+            wrong.append(float(prior(rows, None, other).gen_loss))
+    check("bits per code", float(np.mean(right)), 6.0)
+    check("bits per code that the right lyrics save", float(np.mean(wrong) - np.mean(right)), 0.2, most=False)
+
+
+def test_it_sings(folder, vqvae, top, upsamplers):
+    """(d) Characters asked for are heard, read at every level; another song's are not."""
+    run = sing(folder, f"sung_{top.name}", ASKED, [top, *upsamplers])
+    asked = singing.asked_of(run)
+    for level in (2, 1, 0):
+        found = singing.compare(asked, singing.heard(run, level))
+        print(f"{top.name}, level {level}: {found}")
+    check("characters misheard", found.error_rate, 0.25)
+    check("against lyrics of other songs", found.control, 0.75, most=False)
+    check("songs sung by the artist asked for", found.artist, 0.9, most=False)
+    check("songs in the genre asked for", found.genre, 0.9, most=False)
