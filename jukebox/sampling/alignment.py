@@ -83,22 +83,37 @@ def word_times(weights: Weights, lyrics: str, alphabet: Alphabet, code_sec: floa
     words, columns = _words(lyrics, alphabet, weights.shape[1])
     if not words or not len(weights):
         return []
+    return [
+        WordTime(words[w][0], start, end, confidence, words[w][1])
+        for w, (start, end, confidence) in _spans(weights, columns, code_sec).items()
+    ]
+
+
+def character_times(weights: Weights, code_sec: float) -> list[tuple[float, float] | None]:
+    """Start and end of each cleaned character, in seconds, by the same path; None for what nothing attends to."""
+    if not weights.size:
+        return [None] * weights.shape[1]
+    columns = np.arange(1, weights.shape[1])[:, None] + np.array([0, 1])  # column c carries character c - 1
+    found = _spans(weights, columns, code_sec) if len(columns) else {}
+    return [found[i][:2] if i in found else None for i in range(weights.shape[1])]
+
+
+def _spans(weights: Weights, columns: NDArray[np.int64], code_sec: float) -> dict[int, tuple[float, float, float]]:
+    """Start, end and confidence of each unit of the lyrics, in order; columns `[U, 2]`: its first and last + 1."""
     codes_per_frame = max(1, round(FRAME_SEC / code_sec))
     frames = np.add.reduceat(weights, np.arange(0, len(weights), codes_per_frame), axis=0, dtype=np.float64)
     upto = np.pad(frames.cumsum(axis=1), ((0, 0), (1, 0)))  # (T, F + 1)
-    mass = upto[:, columns[:, 1]] - upto[:, columns[:, 0]]  # (T, words)
+    mass = upto[:, columns[:, 1]] - upto[:, columns[:, 0]]  # (T, U)
     share = mass / (mass.sum(axis=1, keepdims=True) + ELSEWHERE * codes_per_frame)
     path = _best_path(np.log(np.maximum(share, FLOOR)))
-    found = []
+    found = {}
     for w in np.unique(path):
         at = np.flatnonzero((path == w) & (share[:, w] > FLOOR))
         if not len(at):
             continue
         heard = at[share[at, w] >= 0.25 * share[at, w].max()]
         start, end = (float(frame * codes_per_frame * code_sec) for frame in (heard[0], heard[-1] + 1))
-        text, line = words[w]
-        end = min(end, len(weights) * code_sec)
-        found.append(WordTime(text, start, end, round(float(share[heard, w].mean()), 3), line))
+        found[int(w)] = start, min(end, len(weights) * code_sec), round(float(share[heard, w].mean()), 3)
     return found
 
 

@@ -6,7 +6,7 @@ import pytest
 from jukebox.labels import timed
 from jukebox.labels.ids import Alphabet
 from jukebox.sampling import align_files
-from jukebox.sampling.alignment import word_times
+from jukebox.sampling.alignment import character_times, word_times
 
 LYRICS = "Größe of ships\n\nsail\\away — now"
 CODE_SEC = 0.01
@@ -39,6 +39,17 @@ def test_words_get_their_times():
         assert word.confidence > 0.8
         assert word.end_sec > word.start_sec
     assert all(a.end_sec <= b.start_sec for a, b in zip(found, found[1:], strict=False))
+
+
+def test_characters_get_their_times():
+    weights = np.full((400, 6), 1e-4, np.float32)  # column c carries character c - 1, so the sixth has none
+    for character, start in enumerate((0.5, 1.0, 1.5, 2.5, 3.0)):
+        weights[int(start / CODE_SEC) : int((start + 0.5) / CODE_SEC), character + 1] = 0.9
+    found = character_times(weights, CODE_SEC)
+    assert found[5] is None
+    for span, start in zip(found, (0.5, 1.0, 1.5, 2.5, 3.0), strict=False):
+        assert span is not None and span[0] == pytest.approx(start, abs=0.06) and span[0] < span[1]
+    assert character_times(np.zeros((0, 3), np.float32), CODE_SEC) == [None] * 3
 
 
 def test_only_what_is_sung_has_times():
