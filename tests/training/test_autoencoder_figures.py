@@ -1,8 +1,8 @@
 """What a trained autoencoder is good for: it keeps the songs, a prior learns its tokens, a flow learns its latents.
 
 Slow: one autoencoder for all parts, then a prior and a flow over it; any part can be asked for alone
-(`pytest -m slow tests/training/test_autoencoder_figures.py -k latents`). JUKEBOX_TEST_EFFORT=0.01 runs all steps in a
-minute or two, and then holds no figure against its bound.
+(`pytest -m slow tests/training/test_autoencoder_figures.py -k flow`). JUKEBOX_TEST_EFFORT=0.001 runs all steps
+in a minute, and then holds no figure against its bound.
 """
 
 import json
@@ -30,7 +30,7 @@ from jukebox.training.run import main as train_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 EFFORT = float(os.environ.get("JUKEBOX_TEST_EFFORT", "1"))
-SR = 8000
+SR, TRAINED_ON = 8000, 200 if EFFORT >= 1 else 8  # Hz, songs
 SHIPPED = presets.share_folder() / "hparams"
 AUTOENCODER, FLOW = SHIPPED / "autoencoders/tiny_dac_rvq.json", SHIPPED / "flows/tiny_flow.json"
 RUN = f"logs/{AUTOENCODER.stem}"  # where the flow's config expects it
@@ -77,14 +77,14 @@ def trained(tmp_path_factory):
     """The folder where everything happens: songs to train on, others to measure with, and the trained autoencoder."""
     folder, before = tmp_path_factory.mktemp("autoencoders"), os.getcwd()
     os.chdir(folder)
-    synth.write_corpus(folder / "train", 200, 0, min_sec=6, max_sec=9)
+    synth.write_corpus(folder / "train", TRAINED_ON, 0, min_sec=6, max_sec=9)
     synth.write_corpus(folder / "held_out", 6, 1000, min_sec=6, max_sec=9)
     # Windows one after the other: the corpus has a grid of 32 ms, and so have the frames.
     described = {"dataset_type": "audio_dir", "random_crop": False, "datasets": [{"id": "corpus", "path": "train"}]}
     Path("audio.json").write_text(json.dumps(described))
     words = (
         f"--model-config={AUTOENCODER}", "--dataset-config=audio.json", "--bs=4", "--nworkers=0", "--save_iters=500",
-        f"--steps={steps(1500)}",
+        f"--steps={steps(4000)}",
     )  # fmt: skip
     assert program(train_run, "train", *words) == 0
     yield folder
@@ -127,7 +127,7 @@ def test_a_long_song_is_as_good_as_its_crops(trained):
 def test_a_prior_learns_the_tokens(trained):
     """The codes of a frame one after the other are a stream as any other, down to the same sample.py."""
     store = pre_encode("tokens", "--is-discrete")
-    assert store.geometry.frame == 8 and len(CodeStore.open("tokens")) == 200
+    assert store.geometry.frame == 8 and len(CodeStore.open("tokens")) == TRAINED_ON
     half = steps(300) // 2
     words = (
         "--hps=tiny_prior", "--prior", "--codes=tokens", "--name=prior", "--n_ctx=384", f"--steps={steps(300)}",
@@ -175,6 +175,6 @@ def flow(trained):
     Path("latents.json").write_text(json.dumps(described))
     words = (
         f"--model-config={FLOW}", "--dataset-config=latents.json", "--name=flow", "--bs=8", "--save_iters=500",
-        f"--steps={steps(1500)}",
+        f"--steps={steps(2500)}",
     )  # fmt: skip
     assert program(train_run, "train", *words, *LABELS) == 0
