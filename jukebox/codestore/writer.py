@@ -81,10 +81,10 @@ class StoreWriter:
         lock = files.RunLock(root, force=force_unlock)
         lock.__enter__()
         try:
+            check_place(root, geometry, fingerprint)
             if (root / layout.PLAN).exists():
                 plan = _same_work(root, plan, list(sources), fixed_shards=shards is not None)
             else:
-                _refuse_foreign(root)
                 files.publish_text(root / layout.SOURCES, text)
                 files.publish_json(root / layout.PLAN, plan.to_json())
             for folder in [root, root / layout.SKIPPED, *index.shard_folders(root, plan)]:
@@ -240,6 +240,18 @@ def _make_folder(folder: Path) -> None:
         ) from cause
 
 
+def check_place(root: Path, geometry: Geometry, fingerprint: str) -> None:
+    """Raises StoreError for a folder that no store of this model can be in: long work is better not begun for it."""
+    if (root / layout.PLAN).exists():
+        plan = read_plan(root)
+        if plan.fingerprint != fingerprint or plan.geometry != geometry:
+            raise StoreError(ways_out(root, plan, fingerprint, geometry))
+    elif root.is_dir():
+        _refuse_foreign(root)
+    elif root.exists():
+        raise StoreError(f"{files.printable(str(root))}: is a file, not a folder; choose another --output-path")
+
+
 def _refuse_foreign(root: Path) -> None:
     found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     foreign = [name for name in found if name not in ("LOCK", layout.SOURCES)]
@@ -253,8 +265,6 @@ def _refuse_foreign(root: Path) -> None:
 def _same_work(root: Path, wanted: Plan, sources: list[Source], *, fixed_shards: bool) -> Plan:
     """The recorded plan, after checking that it is the work asked for; raises StoreError saying what differs."""
     plan = read_plan(root)
-    if plan.fingerprint != wanted.fingerprint or plan.geometry != wanted.geometry:
-        raise StoreError(ways_out(root, plan, wanted.fingerprint, wanted.geometry))
     if fixed_shards and plan.shards != wanted.shards:
         raise StoreError(
             f"{root}: was begun with {plan.shards} shards, not {wanted.shards}. Leave --shards out to go on with it."

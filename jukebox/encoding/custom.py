@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from jukebox.encoding.sources import Job
 from jukebox.errors import DataError
+from jukebox.labels.song import SongMeta
 from jukebox.models.codec import Codec
+
+SONG = ("artist", "genre", "lyrics", "title", "times")
 
 
 class Rejected(DataError):
@@ -22,7 +25,8 @@ def described(
 ) -> tuple[dict[str, Any], Iterator[NDArray[np.float32]]]:
     """The caller's part of an item's metadata, and its audio.
 
-    A `get_custom_metadata(info, audio)` is given the audio `[C, T]` as a whole; without one nothing is read ahead.
+    A `get_custom_metadata(info, audio)` is given the audio `[C, T]` as a whole; without one nothing is read ahead. What
+    it says of artist, genre, title and lyrics labels the song.
     Raises Rejected when it answers `__reject__`.
     """
     found: dict[str, Any] = {**job.recording.extra, "song": job.recording.song.to_json()}
@@ -47,4 +51,8 @@ def described(
         raise Rejected(f"{job.recording.path}: rejected by its custom_metadata_module")
     if "__audio__" in added:
         raise DataError(f"{job.recording.path}: __audio__ of a custom_metadata_module cannot be pre-encoded")
+    labels = {name: added[name] for name in SONG if name in added}  # what priors learn it by
+    if labels:
+        song = SongMeta.from_json(labels, f"custom_metadata_module, for {job.recording.path}")
+        found["song"] |= {name: value for name, value in song.to_json().items() if name in labels}
     return found | added, iter([audio])

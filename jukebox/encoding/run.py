@@ -14,7 +14,7 @@ from typing import Any
 
 from jukebox import __version__, runlog
 from jukebox.codestore.store import CodeStore
-from jukebox.codestore.writer import StoreWriter
+from jukebox.codestore.writer import StoreWriter, check_place
 from jukebox.encoding import choice, sources
 from jukebox.encoding.custom import Rejected
 from jukebox.encoding.hps import EncodeHps
@@ -94,6 +94,9 @@ def encode_all(encode: EncodeHps, codec: Codec, about: Mapping[str, Any], comm: 
         raise UsageError(
             f"--keep_levels={','.join(map(str, levels))}: this model has levels 0 to {codec.geometry.levels - 1}."
         )
+    if comm.is_first:
+        check_place(root, codec.geometry, codec.fingerprint)
+    comm.barrier()
     jobs = sources.find(encode, codec, comm)
     if not jobs:
         raise DataError("Nothing is left to encode.")

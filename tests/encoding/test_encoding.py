@@ -39,8 +39,8 @@ def make(folder: Path, songs: Path, tiny_codec: VQVAECodec, request: pytest.Fixt
         flags = {"audio_files_dir": str(songs), "num_workers": 0, **flags}
         if "dataset_config" in flags:
             flags["audio_files_dir"] = ""
-        root = folder / (request.node.name.replace("/", "_") + name)
-        store = encode_all(EncodeHps(output_path=str(root), **flags), codec, ABOUT, SoloComm())
+        flags.setdefault("output_path", str(folder / (request.node.name.replace("/", "_") + name)))
+        store = encode_all(EncodeHps(**flags), codec, ABOUT, SoloComm())
         assert store is not None
         return store
 
@@ -149,14 +149,16 @@ def test_dataset_config_with_a_metadata_module(make, songs, tmp_path):
     module.write_text(
         "def get_custom_metadata(info, audio):\n"
         "    if info['relpath'].startswith('sub'):\n        return {'__reject__': True}\n"
-        "    return {'prompt': f\"{info['seconds_total']} s, {audio.shape[-1]} samples\"}\n"
+        "    return {'prompt': f\"{info['seconds_total']} s, {audio.shape[-1]} samples\", 'genre': 'polka'}\n"
     )
     entry = {"id": "x", "path": str(songs), "custom_metadata_module": str(module)}
     config = tmp_path / "d.json"
     config.write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [entry]}))
     store = make(dataset_config=str(config))
     assert not [relpath for relpath in store.relpaths if relpath.startswith("sub")]
-    assert store.meta(store.find("a.wav"))["prompt"] == "2 s, 12345 samples"
+    meta = store.meta(store.find("a.wav"))
+    assert meta["prompt"] == "2 s, 12345 samples" and meta["genre"] == "polka"
+    assert meta["song"] == {"artist": "Ann", "genre": "polka", "lyrics": "la la"}  # what a prior learns it by
     rows = [json.loads(line) for line in (store.root / "index.jsonl").read_text().splitlines()]
     assert sum("rejected by its custom" in row.get("skipped", "") for row in rows) == 2
 
@@ -248,6 +250,33 @@ def test_a13_an_empty_folder_says_what_is_accepted(make, tmp_path):
         make(audio_files_dir=str(tmp_path))
 
 
+def test_s9_names_inside_a_tar_lead_nowhere(make, songs, tmp_path):
+    """They name items; where items stand is computed from their numbers alone."""
+    import tarfile
+
+    names = ["../../evil", "/etc/evil", "a/./b/../../../evil", "~/evil"]
+    (tmp_path / "t").mkdir()
+    (tmp_path / "x.json").write_text("{}")
+    with tarfile.open(tmp_path / "t" / "x.tar", "w") as tar:
+        for name in names:
+            tar.add(songs / "a.wav", filter=lambda member, name=name: member.replace(name=f"{name}.wav", deep=False))
+            tar.add(
+                tmp_path / "x.json", filter=lambda member, name=name: member.replace(name=f"{name}.json", deep=False)
+            )
+        link = tarfile.TarInfo("link.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    config = tmp_path / "d.json"
+    config.write_text(json.dumps({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(tmp_path / "t")}]}))
+    before = sorted(tmp_path.rglob("*"))
+    store = make(dataset_config=str(config))
+    assert sorted(store.relpaths) == sorted(f"x.tar/{name}" for name in names)
+    assert sorted(tmp_path.rglob("*")) == before and not Path("/etc/evil.wav").exists()
+    inside = {path.resolve() for path in store.root.rglob("*")}
+    assert all(path.is_relative_to(store.root.resolve()) for path in inside)
+    assert not [path for path in store.root.parent.glob("*evil*")]
+
+
 def test_s6_s7_another_model_cannot_fill_the_same_store(make, tiny_hps):
     store = make("s")
     (store.root / "level_0" / "details.json").unlink()
@@ -257,6 +286,16 @@ def test_s6_s7_another_model_cannot_fill_the_same_store(make, tiny_hps):
         make("s", codec=VQVAECodec(net_of(tiny_hps), 11025))
     with pytest.raises(StoreError, match="begun with 1 shards"):
         make("s", shards=2)
+
+
+def test_a_wrong_place_is_named_before_anything_is_scanned(make, tmp_path, monkeypatch):
+    from jukebox.encoding import sources
+
+    monkeypatch.setattr(sources, "find", lambda *_: pytest.fail("it was scanned"))
+    (tmp_path / "holiday.jpg").touch()
+    for place, reason in ((tmp_path, "holiday.jpg"), (tmp_path / "holiday.jpg", "is a file, not a folder")):
+        with pytest.raises(StoreError, match=reason):
+            make(output_path=str(place))
 
 
 def test_s11_what_is_too_long_is_refused_before_it_is_decoded(make, tmp_path, caplog):

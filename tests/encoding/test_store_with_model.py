@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,32 @@ def test_info_counts_the_codes_of_every_level(store, capsys):
     assert main(["info", str(store.root)]) == 0
     text = capsys.readouterr().out
     assert text.count("of 32 bins used, perplexity") == 3 and "7 in 1 shards" in text
+
+
+def test_s4_hostile_arrays_are_refused_by_every_command(store, tiny_run, tmp_path, capsys):
+    """An array of objects, one that claims 10^11 elements, codes beyond the bins: named, and never run or believed."""
+    root = tmp_path / "s"
+    shutil.copytree(store.root, root)
+    arrays = sorted((root / "level_0").rglob("*.npy"))
+    claim = {"descr": "<i2", "fortran_order": False, "shape": (1, 10**11)}
+    hostile = {
+        "Python objects": lambda file: np.save(file, np.array([[{}]], object), allow_pickle=True),
+        "200000000000 bytes": lambda file: np.lib.format.write_array_header_1_0(file, claim),
+        "expected 0 to 31": lambda file: np.save(file, np.full(np.load(arrays[2]).shape, 99, np.int16)),
+    }
+    for path, write in zip(arrays, hostile.values(), strict=False):
+        content = BytesIO()
+        write(content)
+        path.write_bytes(content.getvalue())
+    assert main(["verify", str(root)]) == 1
+    said = capsys.readouterr().out
+    for path, reason in zip(arrays, hostile, strict=False):
+        assert f"{path.name}: " in said
+        with pytest.raises(StoreError, match=f"{path.name}.*{reason}"):
+            main(["cat", str(root), path.stem])
+        with pytest.raises(StoreError, match=path.name):
+            main(["decode", str(root), path.stem, f"--restore_vqvae={tiny_run}", f"--out={tmp_path / 'x.wav'}"])
+    assert main(["verify", str(root), "--repair"]) == 0 and "3 items removed" in capsys.readouterr().out
 
 
 def test_s6_another_model_does_not_play_these_codes(store, tiny_hps, tmp_path):

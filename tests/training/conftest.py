@@ -52,6 +52,17 @@ def songs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def made(songs, tmp_path_factory):
+    """A VQ-VAE trained for a few steps (`vqvae`), and the store of its codes (`codes`)."""
+    root = tmp_path_factory.mktemp("made")
+    words = [*VQVAE, f"--local_logdir={root}", "--name=vqvae", f"--audio_files_dir={songs}", "--steps=6"]
+    assert _run_here(["jukebox/train.py", *words]) == 0
+    flags = [f"--restore_vqvae={root / 'vqvae'}", f"--audio_files_dir={songs}", f"--output-path={root / 'codes'}"]
+    assert _run_here(["jukebox/pre_encode.py", *flags]) == 0
+    return root
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of a run, and what is in it."""
@@ -142,10 +153,13 @@ def killed(flags):
 
 
 def _run_here(words):
-    from jukebox.training import run
+    from jukebox.encoding import run as encoding
+    from jukebox.training import run as training
 
     try:
-        return run.main(asked.check(settings.parse("train", words[1:])))
+        if words[0].endswith("pre_encode.py"):
+            return encoding.main(settings.parse("pre_encode", words[1:]))
+        return training.main(asked.check(settings.parse("train", words[1:])))
     finally:
         job.renew()
 

@@ -5,31 +5,9 @@ import tarfile
 
 import pytest
 
-from jukebox import settings
-from jukebox.encoding import run as encoding
 from jukebox.errors import DataError, HparamsError, UsageError
-from jukebox.parallel.world import job
-from jukebox.training import run as training
 
 PRIOR = ("--steps=4", "--train_test_split=1", "--level=1")
-
-
-def here(program, main, words):
-    """A program run in this process."""
-    try:
-        assert main(settings.parse(program, list(words))) == 0
-    finally:
-        job.renew()
-
-
-@pytest.fixture(scope="module")
-def made(songs, tmp_path_factory, small):
-    """A VQ-VAE trained for a step, and the store of its codes."""
-    root = tmp_path_factory.mktemp("made")
-    here("train", training.main, [*small.vqvae, f"--local_logdir={root}", "--name=vqvae", f"--audio_files_dir={songs}", "--steps=1"])  # fmt: skip
-    flags = [f"--restore_vqvae={root / 'vqvae'}", f"--audio_files_dir={songs}", f"--output-path={root / 'codes'}"]
-    here("pre_encode", encoding.main, flags)
-    return root
 
 
 @pytest.fixture

@@ -13,19 +13,6 @@ TOP, LOWER = ("--level=1",), ("--level=0", "--cond_width=8", "--cond_depth=1")
 HALF = ("--fp16", "--fp16_params", "--fp16_opt", "--fp16_scale_window=10", "--cpu_ema", "--cpu_ema_freq=2")
 
 
-@pytest.fixture(scope="module")
-def made(songs, run_mpi, tmp_path_factory, small):
-    """A VQ-VAE trained for a few steps, and the store of its codes."""
-    root = tmp_path_factory.mktemp("made")
-    words = [*small.vqvae, f"--local_logdir={root}", "--name=vqvae", f"--audio_files_dir={songs}", "--steps=6"]
-    done = run_mpi(0, ["jukebox/train.py", *words])
-    assert done.code == 0, done.err
-    flags = [f"--restore_vqvae={root / 'vqvae'}", f"--audio_files_dir={songs}", f"--output-path={root / 'codes'}"]
-    done = run_mpi(0, ["jukebox/pre_encode.py", *flags])
-    assert done.code == 0, done.err
-    return root
-
-
 @pytest.fixture
 def prior(train, made, small):
     def do(name, *more, stored=True, n=0):
@@ -48,6 +35,16 @@ def test_from_store_and_from_audio(prior, level):
     for step in stored:
         assert stored[step] == pytest.approx(fresh[step], rel=0.02)
     assert stored[1] == pytest.approx(math.log2(24), rel=0.25), "an untrained net guesses"
+
+
+@pytest.mark.parametrize("level", [(*TOP, "--n_ctx=128"), (*LOWER, "--n_ctx=256")], ids=["top", "upsampler"])
+def test_held_out_loss_from_codes_is_that_of_the_fly_within_a_hundredth(prior, level):
+    """Equal steps, equal windows: only at the edges of a chunk are codes others than in the middle of a song."""
+    more = ("--steps=80", "--eval_iters=80", "--train_test_split=0.7", "--blocks=8", "--aug_shift=False", *level)
+    (learnt, stored), (_, fresh) = (prior(name, *more, stored=name == "stored").rows() for name in ("stored", "fresh"))
+    assert stored[-1]["step"] == fresh[-1]["step"] == 80
+    assert stored[-1]["test_loss"] == pytest.approx(fresh[-1]["test_loss"], rel=0.01)
+    assert learnt[-1]["loss"] < 0.9 * learnt[0]["loss"]
 
 
 def test_two_ranks_from_a_store(prior):
