@@ -50,8 +50,9 @@ def to_pcm16(audio: Audio) -> npt.NDArray[np.int16]:
 def _pcm_file(samples: Audio, sr_hz: int, container: str, tags: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sr_hz, samples.shape[1], "PCM_16", format=container) as sound:
-        for name in {"artist", "title", "genre"} & tags.keys() if container != "FLAC" else ():
-            setattr(sound, name, tags[name])
+        for name in ("artist", "title", "genre") if container != "FLAC" else ():
+            if name in tags:
+                setattr(sound, name, tags[name])
         sound.write(to_pcm16(samples))
     return buffer.getvalue()
 

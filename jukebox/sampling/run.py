@@ -202,10 +202,10 @@ class Session:
                 for song in songs:
                     for level in song.codes:
                         self.folder.save([song], level)
-                items = [request.to_json() for request in requests]
-                day, files_sung = time.strftime("%Y-%m-%d"), model_set.checkpoint_digests(self.models)
-                self.folder.remember(Remembered(order, items, self.command(alone=True), day, files_sung))
                 lineage.adopt(self.folder.root, [r.parent for r in requests if r.parent], self.sample.codes_file)
+                items = [request.to_json() for request in requests]
+                day, files_sung = f"{time.localtime().tm_mday} {time.strftime('%B %Y')}", model_set.checkpoint_digests(self.models)
+                self.folder.remember(Remembered(order, items, self.command(alone=True), day, files_sung))
 
         self.comm.run_first(begin)
         return self.folder.remembered().levels, self.stored_songs()

@@ -94,6 +94,12 @@ class RunFolder:
             files.remove_stale_temps(folder)
         if self.is_same():
             return
+        begun, path = self.root / "progress", self.root / "run.json"
+        if begun.exists() and not self._state.exists():  # killed before it sampled anything: given codes and no more
+            for name in (begun, self.root / lineage.PARENTS):
+                shutil.rmtree(name, ignore_errors=True)
+            if path.exists() and path.read_text(encoding="utf-8") == self._text:
+                path.unlink()
         self._set_aside()
         (self.root / "progress").mkdir()
         files.publish_text(self.root / "run.json", self._text)

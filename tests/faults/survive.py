@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 GONE_SEC = 10  # in which all processes of a job must be gone
+
+
+def patience() -> float:
+    """How much longer things may take where more programs run than there are cores."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Job:
     def at_fault(self, fault: str) -> int:
         """Run with JUKEBOX_FAULT; the exit code."""
         with self._start({"JUKEBOX_FAULT": fault}) as process:
-            process.communicate(timeout=self.timeout_sec)
+            process.communicate(timeout=self.timeout_sec * patience())
         return process.returncode
 
     def killed_after(self, delay_sec: float, rank: int = 0) -> int:
@@ -38,10 +44,34 @@ class Job:
             process.communicate(timeout=GONE_SEC)
         return process.returncode
 
+    def ends(self, fault: str) -> "subprocess.CompletedProcess[str]":
+        """Run with JUKEBOX_FAULT; exit code and what was said."""
+        with self._start({"JUKEBOX_FAULT": fault}) as process:
+            out, err = process.communicate(timeout=self.timeout_sec * patience())
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def killed_when(self, happened: Callable[[], bool], rank: int = 0) -> int:
+        """Kill one rank (-1: the launcher) as soon as something has happened; the exit code of the job, which must end soon.
+        A job that has ended before is left alone."""
+        return self.told(happened, signal.SIGKILL, rank, GONE_SEC)[0]
+
+    def told(
+        self, happened: Callable[[], bool], number: int, rank: int = -1, gone_sec: float | None = None
+    ) -> tuple[int, str]:  # fmt: skip
+        """Send a signal to one rank, or the launcher, once something has happened; exit code and what was said."""
+        with self._start({}) as process:
+            while process.poll() is None and not happened():
+                time.sleep(0.005)
+            for pid in ranks_of(process.pid, rank) if self.n and rank >= 0 else [process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            _, err = process.communicate(timeout=gone_sec * patience() if gone_sec else self.timeout_sec * patience())
+        return process.returncode, err
+
     def to_the_end(self) -> str:
         """Run undisturbed; what it printed. It must succeed."""
         with self._start({}) as process:
-            out, err = process.communicate(timeout=self.timeout_sec)
+            out, err = process.communicate(timeout=self.timeout_sec * patience())
         assert process.returncode == 0, f"{out}\n{err}"
         return out
 

@@ -1,0 +1,182 @@
+"""Sampling that is killed at any moment, by anything, goes on to the same songs (rows P4, P6 to P10 and D2)."""
+
+import collections
+import hashlib
+import json
+import random
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jukebox.models import restricted
+
+POINTS = [f"publish.{point}" for point in ("before_write", "before_fsync", "before_replace", "after_replace")]
+POINTS.append("sample.after_window")
+
+
+@pytest.fixture
+def sampling(job, tiny, tmp_path):
+    """`sampling(n, name, ...)`: two songs, drawn with noise, into a folder `songs`."""
+
+    def command(n, name, **more):
+        flags = tiny.flags(
+            tmp_path / name / "songs", requests=tiny.requests(tmp_path / "songs.jsonl"), sample_length=1440, top_k=None, seed=3, **more
+        )  # fmt: skip
+        return job(n, ["jukebox/sample.py", *flags])
+
+    return command
+
+
+@pytest.fixture
+def whole(sampling, tmp_path):
+    """The run that nothing happened to."""
+    sampling(1, "whole").to_the_end()
+    return tmp_path / "whole/songs"
+
+
+def trace(root):
+    lines = [line for path in root.glob("progress/trace_*.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def windows(root):
+    """How often each window of each song was begun."""
+    return collections.Counter(
+        (line["level"], line["start"], item)
+        for line in trace(root)
+        if line["what"] == "begin"
+        for item in line["items"]
+    )
+
+
+def sung(root):
+    """Digests of everything that a run is for."""
+    kinds = ("progress/item_*", "progress/align_*", "level_*/item_*.wav", "codes/level_*/**/*.npy")
+    found = {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for kind in kinds for p in root.glob(kind)}
+    assert len(found) == 6 + 2 + 6 + 6
+    return found
+
+
+def check(root, whole, kills, n):
+    assert sung(root) == sung(whole)
+    for level in range(3):
+        ours, theirs = (restricted.load(folder / f"level_{level}/data.pth.tar") for folder in (root, whole))
+        assert torch.equal(ours["x"], theirs["x"])
+        assert all(torch.equal(a, b) for a, b in zip(ours["zs"], theirs["zs"], strict=True))
+    assert "not whole" not in (root / "index.html").read_text()
+    assert not list(root.rglob(".tmp-*")) and not (root / "earlier").exists()
+    # Each kill costs each process at most one window: a batch of both songs.
+    twice = sum(count - 1 for count in windows(root).values())
+    assert twice <= 2 * n * kills, windows(root)
+
+
+def grown(root, lines):
+    """Whether the trace has so many lines more than now."""
+    before = len(trace(root))
+    return lambda: len(trace(root)) >= before + lines
+
+
+def overlap(root, upper):
+    """Seconds for which a level was sampled on after the one below it had begun."""
+    begun = min(line["time"] for line in trace(root) if line["what"] == "begin" and line["level"] == upper - 1)
+    return max(line["time"] for line in trace(root) if line["what"] == "end" and line["level"] == upper) - begun
+
+
+def test_killed_and_the_number_of_processes_changed(sampling, whole, tmp_path):
+    root = tmp_path / "killed/songs"
+    assert sampling(1, "killed").killed_when(grown(root, 9)) != 0
+    assert 0 < len(windows(root)) < len(windows(whole))
+    assert sampling(2, "killed").killed_when(grown(root, 14), rank=1) != 0
+    sampling(2, "killed").to_the_end()
+    check(root, whole, kills=2, n=2)
+    assert overlap(whole, 2) > 0 and overlap(whole, 1) > 0  # levels do not wait for each other
+
+
+@pytest.mark.slow
+def test_levels_of_one_song_are_shared_out(sampling, whole, tmp_path):
+    """Three processes, one song: each level has its own, and they work at the same time."""
+    sampling(3, "spread", items=0).to_the_end()
+    root = tmp_path / "spread/songs"
+    assert {(line["level"], line["rank"]) for line in trace(root)} == {(0, 0), (1, 1), (2, 2)}
+    assert overlap(root, 2) > 0 and overlap(root, 1) > 0
+    sampling(3, "spread").to_the_end()
+    check(root, whole, kills=0, n=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2, 0])
+def test_killed_twenty_times(sampling, whole, tmp_path, n):
+    """At random moments; n = 0: with another number of processes each time."""
+    root, chance, kills = tmp_path / "killed/songs", random.Random(n), 0
+    while kills < 20:
+        ranks = n or chance.randint(1, 3)
+        command, moment = sampling(ranks, "killed"), chance.randint(0, 6)
+        kills += command.killed_when(grown(root, moment), chance.randrange(ranks)) != 0
+    sampling(n or 2, "killed").to_the_end()
+    check(root, whole, kills, n or 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2])
+def test_killed_at_every_point(sampling, whole, tmp_path, n):
+    root, kills = tmp_path / "killed/songs", 0
+    for passage in (1, 2, 3, 5, 8, 13, 21, 34):
+        for point in POINTS:
+            rank = passage % n
+            kills += sampling(n, "killed").at_fault(f"{point}:{passage}:rank={rank}") != 0
+            for path in root.glob("level_*/item_*.wav"):
+                assert path.read_bytes()[:4] == b"RIFF"
+            for path in root.glob("**/index.html"):
+                assert path.read_text().rstrip().endswith("</html>")
+    assert kills >= 20
+    sampling(n, "killed").to_the_end()
+    check(root, whole, kills, n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault, code, said", [("raise", 1, "fault injected"), ("exit", 3, ""), ("full", 1, "No space")]
+)
+def test_one_process_fails(sampling, whole, tmp_path, fault, code, said):
+    """P6, P7, D2: all end, with the reason; the same command goes on."""
+    found = sampling(2, "failed").ends(
+        f"sample.after_window:2:{fault}:rank=1" if fault != "full" else "publish.before_write:9:full:rank=1"
+    )
+    assert found.returncode == code and said in found.stderr
+    sampling(2, "failed").to_the_end()
+    check(tmp_path / "failed/songs", whole, 1, 2)
+
+
+@pytest.mark.slow
+def test_the_launcher_is_killed(sampling, whole, tmp_path):
+    """P8: nothing lives on, the lock is free."""
+    assert sampling(2, "orphan").killed_when(grown(tmp_path / "orphan/songs", 6), rank=-1) == -signal.SIGKILL
+    sampling(2, "orphan").to_the_end()
+    check(tmp_path / "orphan/songs", whole, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "n, number", [(0, signal.SIGINT), (0, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)]
+)
+def test_asked_to_stop(sampling, whole, tmp_path, n, number):
+    """P9: with what is finished on the page, and a word on how to go on."""
+    root = tmp_path / "stopped/songs"
+    code, err = sampling(n, "stopped").told(grown(root, 8), number)
+    assert code in (130, 143) and (n or code == (130 if number == signal.SIGINT else 143))
+    assert "python jukebox/sample.py --model=" in err and "not whole" in (root / "index.html").read_text()
+    sampling(n, "stopped").to_the_end()
+    check(root, whole, 1, max(1, n))
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_named(sampling, whole, tmp_path):
+    """P10."""
+    root = tmp_path / "frozen/songs"
+    frozen = replace(sampling(2, "frozen", dist_timeout=20), timeout_sec=240)
+    code, err = frozen.told(grown(root, 8), signal.SIGSTOP, rank=1)
+    assert code == 1 and "rank 1" in err and "--dist_timeout" in err
+    sampling(2, "frozen").to_the_end()
+    check(root, whole, 1, 2)
