@@ -23,6 +23,6 @@ def _of_the_sampling_tests(name):
 tiny = _of_the_sampling_tests("tiny")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def job(mpiexec, jukebox_root):
     return lambda n, args, **more: Job(n, args, jukebox_root, mpiexec, **more)

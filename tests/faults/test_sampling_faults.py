@@ -16,24 +16,31 @@ POINTS = [f"publish.{point}" for point in ("before_write", "before_fsync", "befo
 POINTS.append("sample.after_window")
 
 
+def command(job, tiny, requested, root, n, more):
+    flags = tiny.flags(
+        root / "songs", requests=tiny.requests(requested / "songs.jsonl"), sample_length=1440, top_k=None, seed=3, **more
+    )  # fmt: skip
+    return job(n, ["jukebox/sample.py", *flags])
+
+
+@pytest.fixture(scope="module")
+def requested(tmp_path_factory):
+    """A folder for what all runs of this file read."""
+    return tmp_path_factory.mktemp("asked")
+
+
 @pytest.fixture
-def sampling(job, tiny, tmp_path):
+def sampling(job, tiny, tmp_path, requested):
     """`sampling(n, name, ...)`: two songs, drawn with noise, into a folder `songs`."""
-
-    def command(n, name, **more):
-        flags = tiny.flags(
-            tmp_path / name / "songs", requests=tiny.requests(tmp_path / "songs.jsonl"), sample_length=1440, top_k=None, seed=3, **more
-        )  # fmt: skip
-        return job(n, ["jukebox/sample.py", *flags])
-
-    return command
+    return lambda n, name, **more: command(job, tiny, requested, tmp_path / name, n, more)
 
 
-@pytest.fixture
-def whole(sampling, tmp_path):
+@pytest.fixture(scope="module")
+def whole(job, tiny, tmp_path_factory, requested):
     """The run that nothing happened to."""
-    sampling(1, "whole").to_the_end()
-    return tmp_path / "whole/songs"
+    root = tmp_path_factory.mktemp("whole")
+    command(job, tiny, requested, root, 1, {}).to_the_end()
+    return root / "songs"
 
 
 def trace(root):
