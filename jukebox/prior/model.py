@@ -67,9 +67,16 @@ class Conditioning:
 
     def rows(self, index: Tensor | slice) -> Conditioning:
         """The same for some items of the batch."""
-        return Conditioning(
-            *(None if t is None else t[index] for t in (self.x_cond, self.start, self.encoded, self.lyrics))
-        )
+        return Conditioning(*(None if t is None else t[index] for t in self._parts()))
+
+    def copy_(self, other: Conditioning) -> None:
+        """Take over the values of another window of the same batch size, in the same memory."""
+        for own, value in zip(self._parts(), other._parts(), strict=True):
+            if own is not None and value is not None:
+                own.copy_(value)
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.x_cond, self.start, self.encoded, self.lyrics
 
 
 @dataclass

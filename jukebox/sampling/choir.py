@@ -12,6 +12,7 @@ from jukebox.models import build, model_set
 from jukebox.models.model_set import ModelSet
 from jukebox.prior.model import Prior
 from jukebox.sampling import precision
+from jukebox.sampling.graphs import Steps
 from jukebox.sampling.hps import DrawHps
 from jukebox.sampling.levels import LevelSinger
 from jukebox.sampling.prepare import Level
@@ -32,11 +33,13 @@ class Choir:
         self.models, self.vqvae, self.levels, self.draw, self.device = models, vqvae, levels, draw, device
         self.songs, self.together, self.record = songs, together, record
         self._loaded: dict[int, tuple[Prior, torch.dtype]] = {}
+        self._steps: dict[int, Steps] = {}  # recorded, with the memory they go on in
 
     def prior(self, level: int) -> tuple[Prior, torch.dtype]:
         """The prior of a level, packed, with the voices of its blends, and the dtype of its caches."""
         if level not in self._loaded:
             if not self.together:
+                self._steps.clear()
                 self._loaded.clear()
             part = self.models.priors[level]
             assert part is not None
@@ -50,7 +53,8 @@ class Choir:
         """Who samples windows of a level with these settings."""
         prior, dtype = self.prior(level)
         known = self.levels[level]
-        return LevelSinger(prior, known.plan, settings, known.labeller, dtype, self.draw.mask_lyric_codes)
+        steps = self._steps.setdefault(level, Steps())
+        return LevelSinger(prior, known.plan, settings, known.labeller, dtype, self.draw.mask_lyric_codes, steps)
 
 
 def parameters(level: Level) -> int:

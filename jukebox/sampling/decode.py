@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jukebox.nn.cache import DecodeState
 from jukebox.prior.model import Conditioning, Prior
-from jukebox.sampling.graphs import FixedStep
+from jukebox.sampling.graphs import Steps
 
 Choose = Callable[[Tensor, int], Tensor]
 """Logits `[B, K]` and the place of the code in the window -> codes `[B]`."""
@@ -19,26 +19,28 @@ Choose = Callable[[Tensor, int], Tensor]
 def decode_window(
     prior: Prior, given: Tensor, length: int, choose: Choose, *, upper: Tensor | None = None, y: Tensor | None = None,
     dtype: torch.dtype = torch.float32, chunk_size: int | None = None, mask_lyric_codes: bool = False,
-    on_code: Callable[[], None] | None = None, fixed: bool | None = None,
+    on_code: Callable[[], None] | None = None, fixed: bool | None = None, steps: Steps | None = None,
 ) -> Tensor:  # fmt: skip
     """Codes `[B, length]` of a window that begins with `given` `[B, m]`, m < length <= n_ctx.
 
     upper `[B, n_ctx / ratio]` and y as in `Prior.condition`. dtype: of keys, values and lyric states. chunk_size: codes
     per prefill pass, None for all at once (the same result). mask_lyric_codes keeps lyric characters from being drawn
     among the codes, which the published one-sequence models can do (arXiv:2005.00341 sec. 4.4). on_code is called after
-    each new code. fixed: steps of fixed shape, recorded once as a CUDA graph; None = on a GPU.
+    each new code. fixed: steps of fixed shape, recorded as a CUDA graph; None = on a GPU. steps: keeps the recording for
+    the next window of this prior.
     """
     B, m = given.shape
     if not m < length <= prior.n_ctx:
         raise ValueError(f"{m} codes given for a window of {length} of at most {prior.n_ctx}")
+    steps = (steps or Steps()) if (given.is_cuda if fixed is None else fixed) else None
     cond = prior.condition(upper, y, dtype)
-    state = prior.new_state(B, dtype)
+    state, cond = steps.begin(prior, B, cond, dtype) if steps else (prior.new_state(B, dtype), cond)
     if cond.encoded is not None:
         prior.net.transformer.encode(cond.encoded, state)
     tokens = torch.cat([prior.tokens(given, cond), given.new_zeros(B, length - m)], 1)
     at = prior.prefix + m  # place of the next token in the sequence
     logits = prior.net.out(prefill(prior, tokens[:, :at], cond, state, chunk_size)[:, -1])
-    step = FixedStep(prior, state, cond) if (given.is_cuda if fixed is None else fixed) else None
+    step = steps.after_prefill(prior, state, cond) if steps else None
     while True:
         if mask_lyric_codes and prior.shift:
             logits[:, : prior.shift] = -torch.inf

@@ -100,7 +100,10 @@ class Forecast:
     @property
     def fits_together(self) -> bool:
         """Whether all priors can be in memory at the same time."""
-        return self.base_bytes + needs.together([level.needs for level in self.levels]) <= self.limit_bytes
+        return (
+            self.base_bytes + needs.together([level.needs for level in self.levels], self.comm.device)
+            <= self.limit_bytes
+        )
 
     def check(self) -> None:
         """Raises OutOfMemory, with numbers and what to do, when a level does not fit even by itself; OutOfSpace when its
@@ -175,7 +178,10 @@ class Forecast:
         peak = max(level.needs.peak for level in self.levels)
         how = "one prior at a time"
         if self.fits_together:
-            peak, how = needs.together([level.needs for level in self.levels]), "all priors at the same time"
+            peak, how = (
+                needs.together([level.needs for level in self.levels], self.comm.device),
+                "all priors at the same time",
+            )
         where = self.comm.device if self.comm.device != "cpu" else "this machine"
         rows.append(
             f"memory  {size_text(self.base_bytes + peak)} in each of {self.comm.size} processes ({how}; "

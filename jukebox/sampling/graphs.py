@@ -16,7 +16,7 @@ _WARM_UP = 3  # runs before the recording, in which libraries choose kernels and
 
 
 class FixedStep:
-    """The steps of one window for one batch, from the position that `state` has reached after its prefill.
+    """The steps of a batch, from the position that `state` has reached after its prefill.
 
     Memory of token, position and logits is the same in every step; the caches of `state` are written in place.
     """
@@ -62,3 +62,36 @@ class FixedStep:
             self._run()
         self.position.copy_(start)
         self.graph = graph
+
+
+class Steps:
+    """Steps of one prior, recorded once for a batch size: the windows that follow use the recording again, and with it
+    the memory of caches and conditioning. A batch of another size drops them."""
+
+    def __init__(self) -> None:
+        self._kept: FixedStep | None = None
+
+    def begin(
+        self, prior: Prior, batch: int, cond: Conditioning, dtype: torch.dtype
+    ) -> tuple[DecodeState, Conditioning]:
+        """An empty state for a window and its conditioning, in the memory that was recorded where there is one."""
+        kept = self._kept
+        if (
+            kept is None
+            or kept.prior is not prior
+            or (len(kept.before), kept.state.layers[0].kv.dtype) != (batch, dtype)
+        ):
+            self._kept = None
+            return prior.new_state(batch, dtype), cond
+        state = DecodeState(kept.state.layers)
+        state.reset()
+        kept.cond.copy_(cond)
+        return state, kept.cond
+
+    def after_prefill(self, prior: Prior, state: DecodeState, cond: Conditioning) -> FixedStep:
+        """The step that goes on from a state that `begin` gave, with its conditioning."""
+        if self._kept is None:
+            self._kept = FixedStep(prior, state, cond)
+        else:
+            self._kept.position.fill_(state.position)  # type: ignore[arg-type]
+        return self._kept

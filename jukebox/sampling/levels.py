@@ -14,6 +14,7 @@ from torch import Tensor
 from jukebox.labels.vector import Label, Labeller
 from jukebox.prior.model import Prior
 from jukebox.sampling.decode import decode_window
+from jukebox.sampling.graphs import Steps
 from jukebox.sampling.logits import draw, gumbel, noise_keys
 from jukebox.sampling.plan import LevelPlan, Window
 from jukebox.sampling.requests import LevelSettings, Request
@@ -41,7 +42,8 @@ class Song:
 
 @dataclass
 class LevelSinger:
-    """Samples windows of one level, all with the same settings. labeller None for an unlabelled prior; dtype of activations and caches."""
+    """Samples windows of one level, all with the same settings. labeller None for an unlabelled prior; dtype of activations
+    and caches; steps: recorded ones, to use again."""
 
     prior: Prior
     plan: LevelPlan
@@ -49,6 +51,7 @@ class LevelSinger:
     labeller: Labeller | None = None
     dtype: torch.dtype = torch.float32
     mask_lyric_codes: bool = False
+    steps: Steps | None = None
 
     def extend(
         self, songs: Sequence[Song], window: Window, on_code: Callable[[int], None] | None = None
@@ -82,6 +85,7 @@ class LevelSinger:
             self.prior, given_codes, window.length, choose, upper=self._upper(songs, window, device),
             y=self._labels(songs, window, device), dtype=self.dtype, chunk_size=self.settings.chunk_size,
             mask_lyric_codes=self.mask_lyric_codes, on_code=(lambda: on_code(len(songs))) if on_code else None,
+            steps=self.steps,
         )  # fmt: skip
         return codes.cpu().numpy()
 

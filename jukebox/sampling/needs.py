@@ -71,14 +71,16 @@ def needs_of(
         loading = plain + max(size - rest for f, size in packed.items() if f != "fp32" or len(known) == 1)
     state = prior.new_state(songs, cache_dtype(known[0], kind))
     conditioning, steps = _rehearse(prior, known[0], songs, given, chunk_size, kind)
-    activations = round(_KEPT * max(conditioning - state.nbytes(), steps)) + RELEASE_BYTES
+    there = state.nbytes() if kind == "cpu" else 0  # caches are made after the conditioning; on a GPU they stay
+    activations = round(_KEPT * max(conditioning - there, steps)) + RELEASE_BYTES
     return Needs(loading, max(packed.values()), state.nbytes(), activations)
 
 
-def together(levels: Sequence[Needs]) -> int:
-    """Bytes at most when the weights of all levels stay in memory, while one of them is loaded or at work."""
-    beside = [max(level.loading - level.weights, level.cache + level.activations) for level in levels]
-    return sum(level.weights for level in levels) + max(beside, default=0)
+def together(levels: Sequence[Needs], device: str) -> int:
+    """Bytes at most when the weights of all levels stay in memory, on a GPU their recorded caches too, while one of them
+    is loaded or at work."""
+    stays = [level.weights + (level.cache if torch.device(device).type != "cpu" else 0) for level in levels]
+    return sum(stays) + max((level.peak - own for level, own in zip(levels, stays, strict=True)), default=0)
 
 
 @torch.inference_mode()

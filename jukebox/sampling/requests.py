@@ -277,5 +277,5 @@ def settings_of(
         knobs = Knobs(pick("temp", 1.0), pick("top_k", 0), pick("top_p", 0.0), pick("min_p", 0.0))
         if knobs.top_k and knobs.top_p:
             raise UsageError(f"level {level} has both --top_k and --top_p; give one of them.")
-        found[level] = LevelSettings(knobs, pick("chunk_size", 0) or None, pick("max_batch_size", 16))
+        found[level] = LevelSettings(knobs, pick("chunk_size", 1024), pick("max_batch_size", 16))
     return found

@@ -58,6 +58,19 @@ def test_where_the_exact_8_bit_product_is_not_to_be_had(monkeypatch):
 
 
 @torch.inference_mode()
+def test_int8_as_a_gpu_multiplies_it():
+    """Its two ways, run on the CPU: 8 bit weights made bfloat16, and the kernel, which a trial compares with them."""
+    plain, x = layer(480, 96), torch.randn(40, 480)
+    packed = linear._packed(plain, "int8")
+    assert packed._has_kernel()
+    exact = x @ (packed.weight * packed.scale[:, None]).t() + plain.bias
+    assert ((packed._widened(x) - exact).norm() / exact.norm()) < 0.005
+    packed.weight = packed.weight.flip(0)
+    packed._few_rows = lambda x: torch.zeros(len(x), packed.n_out)
+    assert not packed._has_kernel(), "a kernel that computes something else is not used"
+
+
+@torch.inference_mode()
 def test_a_net_is_packed_and_gets_its_plain_weights_back():
     net = torch.nn.ModuleDict({"a": layer(8, 8), "b": torch.nn.ModuleDict({"head": Head(8, 11)})})
     x, before = torch.randn(2, 8), dict(net.state_dict())

@@ -15,13 +15,13 @@ from jukebox.sampling.plan import LevelPlan
 from jukebox.sampling.requests import LevelSettings, requests_of
 from jukebox.sampling.schedule import Schedule, goals
 
-N, SONGS, CHUNK = 2048, 4, 256
+N, SONGS, CHUNK = 1024, 4, 128
 
 
 def make() -> tuple[Prior, LevelPlan]:
-    """A prior whose columns need a cache of 50 MB for a song."""
+    """A prior whose columns need a cache of 17 MB for a song."""
     torch.manual_seed(0)
-    shape = TransformerShape(n=N, width=128, depth=9, heads=2, attn_order=2, blocks=64, m_attn=8.0)
+    shape = TransformerShape(n=N, width=128, depth=6, heads=2, attn_order=2, blocks=64, m_attn=8.0)
     prior = Prior(PriorShape(0, hops=(1,), bins=16, n_ctx=N, transformer=shape)).eval().requires_grad_(False)
     return prior, LevelPlan(0, N, N // 2, 1, None)
 
@@ -60,7 +60,7 @@ def main() -> None:
     prior, plan = make()
     one = prior.new_state(1).nbytes()
     sing(prior, plan, 1)  # what libraries take once
-    resource.setrlimit(resource.RLIMIT_AS, (address_space() + 3 * one, -1))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + 7 * one // 2, -1))
     little = [song.codes[0].tolist()[-16:] for song in sing(prior, plan, SONGS)]
     most, windows = rooms.last.most, rooms.windows
     resource.setrlimit(resource.RLIMIT_AS, (-1, -1))

@@ -9,7 +9,7 @@ from small_priors import SHAPES, B, N
 from jukebox.nn import linear
 from jukebox.nn.patterns import NAMES, Pattern
 from jukebox.prior.model import Prior
-from jukebox.sampling import precision
+from jukebox.sampling import graphs, precision
 from jukebox.sampling.decode import decode_window
 
 FORMS = linear.forms("cpu")
@@ -45,6 +45,25 @@ def test_every_way_draws_the_same_codes(kind, given):
     for again, scores in found:
         assert torch.equal(again, codes)
         torch.testing.assert_close(scores, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_recording_is_used_again(kind, monkeypatch):
+    prior, piece = make(kind)
+    other = precision.example(prior, B, N)
+    other.codes, other.upper = other.codes.flip(0), None if other.upper is None else other.upper.flip(0)
+    expected = [greedy(prior, part, given)[0] for part, given in ((piece, 3), (other, 9))]
+    made = []
+    monkeypatch.setattr(
+        graphs.FixedStep, "_run", lambda self, run=graphs.FixedStep._run: (made.append(self), run(self))
+    )
+    steps = graphs.Steps()
+    found = [greedy(prior, part, n, fixed=True, steps=steps)[0] for part, n in ((piece, 3), (other, 9), (piece, 3))]
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]) and torch.equal(found[2], found[0])
+    assert len(set(map(id, made))) == 1, "one recording"
+    one = precision.Example(piece.codes[:1], *(None if t is None else t[:1] for t in (piece.upper, piece.y)))
+    assert torch.equal(greedy(prior, one, 3, fixed=True, steps=steps)[0], expected[0][:1])
+    assert len(set(map(id, made))) == 2, "another batch size, another recording"
 
 
 @pytest.mark.parametrize("kind", SHAPES)

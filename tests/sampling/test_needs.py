@@ -13,15 +13,16 @@ from jukebox.sampling import forecast
 from jukebox.sampling.memory import OutOfMemory, Room, ran_out
 
 CASES = [  # shape, form, songs at once, given codes, codes of a pass
-    ["upsampler", "fp32", 4, 700, None],
+    ["upsampler", "fp32", 4, 500, None],
     ["top", "int8", 6, 1500, 512],
     ["lyrics", "bf16", 4, 200, 64],
 ]
 
 
-def test_estimates_are_what_sampling_takes(run_mpi):
+@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])  # half a minute in all
+def test_estimates_are_what_sampling_takes(run_mpi, count):
     """One process samples the cases one after the other; anonymous memory beside the estimate, within a quarter."""
-    cases = [case for case in CASES if case[1] in linear.forms("cpu")]
+    cases = [case for case in CASES[:count] if case[1] in linear.forms("cpu")]
     program = Path(__file__).with_name("measured_memory.py")
     done = run_mpi(0, [program, *map(json.dumps, cases)], timeout=300)
     assert done.code == 0, done.err
@@ -141,5 +142,5 @@ def test_a_real_allocation_that_fails(run_mpi):
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["free"] == found["little"], "the codes"
-    assert found["most"] < 4 and found["windows"] == 2
+    assert 1 <= found["most"] < 4 and found["windows"] == 2
     assert "memory does not hold 4 songs at once" in done.err
