@@ -50,7 +50,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["jukebox", "jukebox.*"]),
-    package_data={"jukebox.pages": ["*.html", "*.css", "*.js"]},
+    package_data={"jukebox": ["py.typed"], "jukebox.pages": ["*.html", "*.css", "*.js"]},
     cmdclass={"build_py": BuildWithShared, "sdist": SdistWithShared},
     entry_points={
         "console_scripts": [

@@ -50,10 +50,10 @@ from jukebox.nn import linear
 from jukebox.parallel import launch
 from jukebox.parallel.comm import SoloComm
 from jukebox.prior.model import Prior
-from jukebox.sampling import features, modes, plan, prepare
+from jukebox.sampling import features, latents, modes, plan, prepare
 from jukebox.sampling.choir import Choir
 from jukebox.sampling.exports import tags_of
-from jukebox.sampling.features import Listener, Pool, States
+from jukebox.sampling.features import Extractor, Pool, States
 from jukebox.sampling.forecast import Forecast
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import Codes, LevelSinger, Song
@@ -85,6 +85,8 @@ def load(
     share of the window, when sampling. The VQ-VAE is read now, a prior when it is first needed. Nothing is downloaded.
     Raises UserError.
     """
+    if latents.is_flow_run(os.fspath(model)):
+        raise UsageError(f"{model} is a flow over latents, which has no codes: sample.py sings with it.")
     found = model_set.find(os.fspath(model), restore_vqvae)
     return Model(found, launch.solo_device(device), dtype, ids_dir=ids_dir, hop_fraction=hop_fraction)
 
@@ -267,8 +269,8 @@ class Model:
     ) -> list[Song]:  # fmt: skip
         """n songs that begin as this one does and go on in ways of their own; it stays as it is.
 
-        keep_seconds: so much of it is kept, on every level, to whole top codes; None = all. seconds: the new length; None
-        = the same. seed: None = the one after the song's, so that takes of takes differ too.
+        keep_seconds: so much of it is kept, on every level, to whole top codes; None = all. seconds: the new length, also
+        a shorter one; None = the same. seed: None = the one after the song's, so that takes of takes differ too.
         """
         kept = {level: codes.copy() for level, codes in song.codes.items()}
         if keep_seconds is not None:
@@ -350,11 +352,11 @@ class Model:
             raise UsageError(f"hop_fraction={hop_fraction} lies in 0 ... 1, batch_size={batch_size} begins at 1.")
         hop, _ = plan.hop_codes(hop_fraction, shape.n_ctx, ratio or self.geometry.frame)
         prior, dtype = self._choir.prior(shape.level)
-        listener = Listener(
+        extractor = Extractor(
             prior, replace(known.plan, hop=hop), self.sr_hz, chosen, pool, known.labeller, batch_size, dtype
         )  # fmt: skip
         meta = song or SongMeta()
-        return listener.hear(features.encoded(self._mono(clip, sr_hz), self.codec, shape, meta) for clip in clips)
+        return extractor.hear(features.encoded(self._mono(clip, sr_hz), self.codec, shape, meta) for clip in clips)
 
     def prior(self, level: int) -> Prior:
         """The net of a level, read now if it was not: frozen, packed for its dtype."""
@@ -386,7 +388,8 @@ class Model:
         if seconds is None and there:
             seconds = (there + 0.5) / self.sr_hz  # not a sample less
         song = prepare.Lengths(self._sample, self.geometry).song(replace(request, length_sec=seconds))
-        song.codes.update({level: np.asarray(codes, np.int64) for level, codes in given.items()})
+        for level, codes in given.items():
+            song.codes[level] = np.asarray(codes, np.int64)[: song.length_samples // self.geometry.hops[level]]
         return song
 
     def _prompt(self, prompt: Audio, seconds: float | None, sr_hz: int | None) -> Mapping[int, Codes]:

@@ -54,7 +54,7 @@ class AutoregressiveNet(nn.Module):
     ) -> dict[int, Tensor]:  # fmt: skip
         """As `Transformer.states`, from tokens `[B, m]`; behind all layers it is what `out` reads."""
         found = self.transformer.states(self.inputs(tokens[:, :-1], 0, x_cond, start), layers, encoded, dtype)
-        last = len(self.transformer.layers)
+        last = self.transformer.shape.depth
         return {layer: self._finish(h, 0, x_cond) if layer == last else h for layer, h in found.items()}
 
     def inputs(

@@ -98,7 +98,7 @@ def encoded(audio: NDArray[np.float32], codec: Codec, shape: PriorShape, meta: S
 
 @dataclass
 class _Heard:
-    """A song of which some windows are read: sums and counts per frame; the frame of each of its N codes, `[N]`."""
+    """A song of which some windows are read: the frame of each of its N codes, `[N]`; per layer sums of each frame."""
 
     song: Song
     frames: NDArray[np.int64]
@@ -120,7 +120,7 @@ class _Heard:
 
 
 @dataclass(frozen=True)
-class Listener:
+class Extractor:
     """Reads songs with one prior. plan: that of its level, whose hop is the step between windows.
 
     labeller None for an unlabelled prior; dtype of activations. batch_size: windows computed together, which changes

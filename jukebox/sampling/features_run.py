@@ -37,8 +37,8 @@ from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.model import Prior
 from jukebox.resources import cores
-from jukebox.sampling import features, prepare
-from jukebox.sampling.features import Listener, Pool, States
+from jukebox.sampling import features, latents, prepare
+from jukebox.sampling.features import Extractor, Pool, States
 from jukebox.sampling.hps import FeaturesHps, SampleHps, SongHps
 from jukebox.sampling.levels import Song
 
@@ -54,6 +54,8 @@ def main(hps: Resolved) -> int:
             f"{missing} is missing. The smallest full command is\n"
             "  python jukebox/features.py --model=RUN --audio_files_dir=DIR --output_path=FEATURES"
         )
+    if latents.is_flow_run(asked.model):
+        raise UsageError(f"--model={asked.model} is a flow over latents, which has no codes; name a prior over codes.")
     models = model_set.find(asked.model, asked.restore_vqvae)
     comm = launch.start(start.device, start.threads, start.port, start.dist_timeout)
     runlog.setup(comm, quiet=start.quiet)
@@ -83,9 +85,10 @@ class Folder:
         linear.check(asked.dtype, comm.device)
         prior, _ = model_set.load_prior(part, vqvae_hps, level, comm.device)
         self.identity = self._identity(models.name, prior, layers, pool)
+        del prior.net.transformer.layers[max(layers) :]  # never computed, and half of a large prior
         if asked.dtype != "fp32":
             linear.pack(prior, asked.dtype, asked.batch_size)
-        self.listener = Listener(
+        self.extractor = Extractor(
             prior, self.known.plan, geometry.sr_hz, layers, pool, self.known.labeller, asked.batch_size,
             linear.result_dtype(prior),
         )  # fmt: skip
@@ -176,7 +179,7 @@ class Folder:
                 yield read[-1][1]
 
         with runlog.Progress(len(todo), "song", "hear") as bar:
-            for states in self.listener.hear(songs()):
+            for states in self.extractor.hear(songs()):
                 self._publish(*read.popleft(), states)
                 bar.update()
                 if launch.stop_requested():

@@ -95,6 +95,9 @@ def test_composing_together(model, tmp_path):
     levels = {window.level for window in model.sample(more[2], levels=[1, 0])}
     assert levels == {1, 0} and more[2].codes[2].tolist() == before.tolist() and len(model.audio(more[2])) == 800
 
+    (short,) = model.takes(more[2], seconds=0.03)
+    assert [short.have(level) for level in range(3)] == [60, 30, 15] and not list(model.sample(short, levels=[2]))
+
     model.save_codes(tmp_path / "piece.pth.tar", more[2])
     zs = restricted.load(tmp_path / "piece.pth.tar")
     assert [tuple(z.shape) for z in zs] == [(1, 200), (1, 100), (1, 50)]

@@ -14,7 +14,7 @@ from jukebox.models import model_set
 from jukebox.models.autoencoder_codec import load_codec
 from jukebox.parallel.comm import SoloComm
 from jukebox.sampling import features, prepare
-from jukebox.sampling.features import Listener
+from jukebox.sampling.features import Extractor
 from jukebox.sampling.features_run import Folder
 from jukebox.sampling.hps import FeaturesHps, SampleHps, SongHps
 from jukebox.sampling.plan import window_starts
@@ -39,10 +39,10 @@ class Heard:
         ]
 
     def hear(self, pool="mean", layers=(2,), batch_size=4):
-        listener = Listener(
+        extractor = Extractor(
             self.prior, self.known.plan, 8000, layers, pool, self.known.labeller, batch_size
         )  # fmt: skip
-        return list(listener.hear(self.songs))
+        return list(extractor.hear(self.songs))
 
 
 def noise(length):
