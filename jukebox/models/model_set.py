@@ -210,7 +210,7 @@ def locate(part: Part) -> Path:
 
 def checkpoint_digests(models: ModelSet) -> dict[str, str]:
     """The first twelve digits of the SHA-256 of each file of a set; nothing for folders of the port."""
-    names = {level: "VQ-VAE file" if level is None else f"prior {level} file" for level in models.parts}
+    names = {level: "VQ-VAE checkpoint" if level is None else f"prior {level} checkpoint" for level in models.parts}
     found = {names[level]: checkpoint.sha256_of(locate(part))[:12] for level, part in models.parts.items()}
     return {name: digest for name, digest in found.items() if digest}
 

@@ -145,12 +145,13 @@
       this.loudest = Math.max(6, ...this.takes.flatMap((take) => Array.from(take.peaks, Math.abs)));
       this.figures = [...this.element.querySelectorAll("figure")].map((figure) => this.buildFigure(figure));
       find(this.element, ".listen").prepend(player);
-      this.keepButton = find(player, ".keep");
-      this.keepButton.addEventListener("click", () => curate.keep(this));
-      this.onwardButton = find(player, ".onward");
-      this.onwardButton.addEventListener("click", () => curate.singOn(this));
-      this.keepButton.hidden = !(data.keep && this.facts.codes);
-      this.onwardButton.hidden = !(data.continue && this.facts.codes);
+      if (data.keep && this.facts.codes) {
+        const buttons = stamp("curate");
+        this.keepButton = find(buttons, ".keep");
+        this.keepButton.addEventListener("click", () => curate.keep(this));
+        find(buttons, ".branch").addEventListener("click", () => curate.branch(this));
+        find(this.element, ".files").prepend(buttons);
+      }
       if (this.elder) {
         const beside = make("button", "beside", "Compare");
         beside.setAttribute("aria-label", `Compare ${this.title} with ${this.elder.title}, from where they part`);
@@ -270,7 +271,7 @@
         button.setAttribute("aria-pressed", String(pinned));
         button.setAttribute("aria-label", pinned ? `Forget ${button.dataset.pin}` : `Keep as ${button.dataset.pin} to compare`);
       }
-      this.keepButton.setAttribute("aria-pressed", String(curate.kept.has(this.facts.codes)));
+      this.keepButton?.setAttribute("aria-pressed", String(curate.kept.has(this.facts.codes)));
       const [from, to] = this.loop;
       this.loopButton.textContent =
         to !== undefined ? `Loop ${clock(from)}–${clock(to)}` : from !== undefined ? `Loop ${clock(from)}–…` : "Loop";
@@ -544,6 +545,9 @@
     refresh() {
       const { song } = this;
       if (!song) return;
+      const kept = find(this.element, ".bar-kept");
+      kept.hidden = !curate.kept.size;
+      kept.textContent = `${curate.kept.size} kept`;
       setPlayButton(this.playButton, song.wanted, song.title);
       this.title.textContent = song.title;
       this.link.setAttribute("href", `#${song.element.id}`);
@@ -650,20 +654,19 @@
       box.hidden = !this.kept.size;
       const codes = data.songs.map((facts) => facts.codes).filter((one) => this.kept.has(one));
       find(box, ".count").textContent = codes.length === 1 ? "One take kept" : `${codes.length} takes kept`;
-      find(box, "code").textContent = data.keep.replace("{codes}", () => codes.map(quoted).join(" "));
+      layOut(find(box, "code"), data.keep.replace("{codes}", () => codes.map(quoted).join(" ")));
     },
 
-    singOn(song) {
+    branch(song) {
       const position = song.position >= 0.01 ? song.position : song.take.sec; // at the beginning: all of it is kept
-      song.onward ??= this.build(song);
-      find(song.onward, "b").textContent = clock(position);
-      find(song.onward, "code").textContent = data.continue
-        .replace("{codes}", () => quoted(song.facts.codes))
-        .replace("{seconds}", position.toFixed(2));
+      song.branchBox ??= this.build(song);
+      find(song.branchBox, "b").textContent = clock(position);
+      const text = data.continue.replace("{codes}", () => quoted(song.facts.codes));
+      layOut(find(song.branchBox, "code"), text.replace("{seconds}", position.toFixed(2)));
     },
 
     build(song) {
-      const box = make("div", "onward-box");
+      const box = make("div", "branch-box");
       const line = make("p", "note", "The beginning up to ");
       line.append(make("b"), ", sung on another way:");
       const command = make("pre", "command");
@@ -675,6 +678,11 @@
       return box;
     },
   };
+
+  /** A command whose lines break between its words only. */
+  function layOut(code, text) {
+    code.replaceChildren(...text.split(" ").flatMap((word, k) => [k ? " " : "", make("span", "", word)]));
+  }
 
   /** A word of a command line. */
   function quoted(word) {
@@ -747,6 +755,7 @@
 
   document.addEventListener("keydown", onKey);
   for (const box of document.querySelectorAll(".command")) addCopyButton(box);
+  for (const code of document.querySelectorAll(".command code")) layOut(code, code.textContent);
   for (const query of ["(prefers-color-scheme: dark)", "(resolution: 1dppx)"]) {
     matchMedia(query).addEventListener("change", () => {
       readColours();

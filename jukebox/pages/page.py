@@ -87,7 +87,7 @@ class Item:
         first_line = next((line.strip() for line in self.lyrics.splitlines() if line.strip()), "")
         if len(first_line) > 48:
             first_line = first_line[:48].rsplit(" ", 1)[0] + " …"
-        return self.title.strip() or first_line or f"Song {self.id}"
+        return self.title.strip() or first_line.rstrip(",;:") or f"Song {self.id}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,7 @@ class Group:
     title: str
     items: tuple[Item, ...]
     note: str = ""
+    aside: bool = False  # songs of elsewhere, neither counted nor numbered
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ class PageView:
         takes = sum(len(item.takes) for item in page.all_items)
         self.preload = "metadata" if takes <= EAGER_TAKES else "none"
         self.family = Family(page)
+        self.aside = {id(item) for group in page.groups if group.aside for item in group.items}
         self.anchors = {id(item): f"song-{number}" for number, item in enumerate(page.all_items, start=1)}
 
     def page(self) -> dict[str, Any]:
@@ -42,8 +43,9 @@ class PageView:
         groups = [self.group(number, group) for number, group in enumerate(page.all_groups, start=1)]
         named = [group for group in groups if group["heading"]]
         levels = {take.level for item in items for take in item.takes}
-        length_sec = sum(item.takes[-1].length_sec for item in items if item.takes)
-        counts = [_count(len(items), "song"), _clock(length_sec), _count(len(levels), "level"), page.created]
+        own = [item for item in items if id(item) not in self.aside]
+        length_sec = sum(item.takes[-1].length_sec for item in own if item.takes)
+        counts = [_count(len(own), "song"), _clock(length_sec), _count(len(levels), "level"), page.created]
         return {
             "title": page.title,
             "summary": " · ".join(filter(None, counts)),
@@ -88,6 +90,7 @@ class PageView:
         return {
             "twig_href": f"#{self.anchors[id(node.item)]}" if node.item else "",
             "twig_number": node.item.id if node.item else "",
+            "numbered": id(node.item) not in self.aside,
             "twig_name": node.name,
             "twig_from": f"from {_clock(node.kept_sec)}" if node.parent else "",
             "kept_x": units(node.origin_sec), "kept_width": units(node.kept_sec),
@@ -110,12 +113,13 @@ class PageView:
     def song(self, item: Item) -> dict[str, Any]:
         page = self.source
         facts = dict(item.settings) | ({} if item.seed is None else {"seed": item.seed})
-        sounds = {label_of(take): self.exact(take) for take in item.takes}
+        sounds = {f"{label_of(take)} sound": self.exact(take) for take in item.takes}
         ai = {"origin": "AI-generated"} if page.ai_generated else {}
         words = item.words or ()
         unsure = sum(word.confidence < SURE for word in words)
         return {
             "number": item.id,
+            "numbered": id(item) not in self.aside,
             "song_anchor": self.anchors[id(item)],
             "song_title": item.name,
             "byline": " · ".join(filter(None, [item.artist, item.genre])),
@@ -265,7 +269,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _clock(sec: float) -> str:
-    whole = int(sec + 0.5)
+    whole = int(sec + 1e-3)  # as page.js counts
     return (
         f"{whole // 60}:{whole % 60:02d}"
         if whole < 3600

@@ -150,7 +150,7 @@ class Exports:
     def _knobs(self, request: Request) -> dict[str, str]:
         """How each level of a song is drawn."""
         chosen = self.settings(request)
-        return {f"level {level}": _spelled(chosen[level]) for level in sorted(self.levels, reverse=True)}
+        return {f"level {level} drawing": _spelled(chosen[level]) for level in sorted(self.levels, reverse=True)}
 
     def _how_far(self, song: Song) -> str:
         """`level 2 whole, level 1 12.3 of 20.0 s`; empty when every level that will be sampled is whole."""

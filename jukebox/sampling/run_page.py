@@ -71,7 +71,7 @@ class RunPages:
             write_page(self.folder.level(level), links.only_level(at_level(level, write=True), level))
         page = links.above_levels(at_level(levels[0], write=False) if levels else page, levels)
         if elders := tuple(self._elder(one) for one in lineage.ancestors(root)):
-            page = replace(page, groups=(*page.groups, Group("What they grew from", elders)))
+            page = replace(page, groups=(*page.groups, Group("What they grew from", elders, aside=True)))
         if embed:
             write_page(root, page, embed=True, name=f"{files.safe_component(root.resolve().name)}.html")
         return write_page(root, page)
@@ -115,7 +115,7 @@ class RunPages:
     def _elder(self, one: lineage.Ancestor) -> Item:
         about, path = one.request.song, one.folder / "sound.wav"
         return Item(
-            one.request.item, about.title or one.name, _known(about.artist), _known(about.genre), about.lyrics, seed=one.request.seed,
+            one.request.item, one.name, _known(about.artist), _known(about.genre), about.lyrics, seed=one.request.seed,
             takes=(self._take(path, one.level, {}),), words=one.words() or None, key=one.key, parent=one.request.parent,
         )  # fmt: skip
 

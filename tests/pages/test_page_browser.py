@@ -45,11 +45,11 @@ def test_hostile_text_is_shown_and_never_runs(how, hostile_folder, kit, open_pag
         page.locator(".player .play").first.click()
         page.wait("document.querySelectorAll('audio')[2].currentTime > 0.1")
         page.locator("#song-1").get_by_role("button", name="Keep this take").click()
-        page.locator("#song-1").get_by_role("button", name="Sing on from here").click()
+        page.locator("#song-1").get_by_role("button", name="Branch off here").click()
         page.evaluate("document.querySelector('#song-3').scrollIntoView()")
         page.locator("#song-3 .beside").click()
         page.keyboard.press("x")
-        for written in (".kept-takes code", ".onward-box code", ".grown", ".twig", ".partial"):
+        for written in (".kept-takes code", ".branch-box code", ".grown", ".twig", ".partial"):
             assert "<img src=x onerror=window.PWN=1>" in page.locator(written).first.text_content(), written
         assert page.evaluate("window.PWN") is None
         assert not page.faults
@@ -252,8 +252,8 @@ def test_takes_are_kept_and_sung_on_by_commands_of_the_page(run_folder, open_pag
     page.locator("#song-3 .keep").click()
     assert kept.locator("code").text_content() == "python jukebox/codes.py keep songs:0 --out=best"
     page.locator("#song-1 .wave").press("PageUp")
-    page.locator("#song-1").get_by_role("button", name="Sing on from here").click()
-    command = page.locator("#song-1 .onward-box code").text_content()
+    page.locator("#song-1").get_by_role("button", name="Branch off here").click()
+    command = page.locator("#song-1 .branch-box code").text_content()
     assert command == "python jukebox/sample.py --codes_file=songs:0 --prompt_length_in_seconds=15.00"
     assert not page.faults
 

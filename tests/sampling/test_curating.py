@@ -1,12 +1,15 @@
 """Curating: takes are kept, cut, branched and sung on; each knows what it grew from, and the page shows the tree."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jukebox import settings
+from jukebox.audio import io, tags
 from jukebox.codestore.store import CodeStore
 from jukebox.encoding.store_commands import main as codes
 from jukebox.errors import UsageError
@@ -114,6 +117,31 @@ def test_fewer_songs_than_the_codes_have_is_a_question(tiny, songs):
         sample(tiny, songs.with_name("no"), mode="continue", codes_file=songs, n_samples=2)
 
 
+def test_everything_stands_beside_a_song(songs):
+    for suffix in ("wav", "flac", "mp3"):
+        found = io.read(songs / f"level_0/item_1.{suffix}")
+        assert abs(len(found) - 960) <= (0 if suffix != "mp3" else 2400)
+    for suffix in ("flac", "mp3"):
+        said = tags.read(songs / f"level_0/item_1.{suffix}")
+        assert (said["artist"], said["genre"], said["album"]) == ("Alan Jackson", "country", "songs")
+        assert said["lyrics"] == LYRICS
+    page = (songs / "index.html").read_text()
+    links = re.findall(r'<a href="([^"#]+)" download', page)
+    assert all((songs / link).is_file() for link in links)
+    kinds = {Path(link).suffix for link in links}
+    assert kinds == {".wav", ".flac", ".mp3", ".npy", ".lrc", ".vtt", ".json"}
+    np.testing.assert_array_equal(
+        np.load(songs / next(link for link in links if link.endswith("0001.npy") and "level_2" in link)).ravel(),
+        CodeStore.open(songs / "codes").codes(2, 1),
+    )
+    for said in ("level 2 drawing", "temperature 1", "VQ-VAE checkpoint", "prior 0 checkpoint", "--items=1", "LUFS",
+                 time.strftime("%B %Y"), "AI-generated"):  # fmt: skip
+        assert said in page, said
+    song = json.loads((songs / "level_2/item_1/song.json").read_text())
+    assert (song["item"], song["seed"], song["text"], song["codes"]) == (1, 0, LYRICS, f"{songs}:1")
+    assert len(page) < 200_000
+
+
 @pytest.mark.browser
 def test_the_page_shows_the_tree_and_compares(branches, open_page):
     page = open_page(branches / "index.html")
@@ -129,8 +157,8 @@ def test_the_page_shows_the_tree_and_compares(branches, open_page):
     assert page.locator(".kept-takes code").text_content() == (
         f"python jukebox/codes.py keep {branches}:1 --out={branches}-best"
     )
-    page.locator("#song-2").get_by_role("button", name="Sing on from here").click()
-    command = page.locator(".onward-box code").text_content()
+    page.locator("#song-2").get_by_role("button", name="Branch off here").click()
+    command = page.locator(".branch-box code").text_content()
     assert f"--codes_file={branches}:1 --prompt_length_in_seconds=0.12 --seed=8" in command
     settings.parse("sample", command.removeprefix("python jukebox/sample.py ").split())
     assert not page.faults
