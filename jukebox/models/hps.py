@@ -23,3 +23,7 @@ class ExportHps:
     )
     module: bool = key(False, "published names with `module.` in front, as a run on several GPUs wrote them")
     half: bool = key(False, "matrices in half precision, as the published 5b models have them")
+    float8: bool = key(
+        False,
+        "numbers of 8 bits, 16 in small tensors: for small nets that are to be handed on; they are read as float32",
+    )

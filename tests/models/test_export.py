@@ -131,3 +131,21 @@ def test_published_names_of_a_missing_set(tmp_path, monkeypatch):
     text = str(raised.value)
     assert "fetch.py 1b_lyrics" in text and str(tmp_path / "jukebox/models/5b/vqvae.pth.tar") in text
     assert re.search(r"1b_lyrics/prior_level_2.pth.tar, about 3.8 GB", text) and "non-commercial" in text
+
+
+def test_weights_in_8_bits_are_small_and_close(tmp_path):
+    hps = settings.from_presets("teeny", name="small", **{**SIZES, "width": 64, "emb_width": 32})
+    torch.manual_seed(0)
+    net, table = build.build_vqvae(hps), build.vqvae_names(hps)
+    checkpoint.write(
+        tmp_path / "run", 5, hps=dict(hps.values), model=checkpoint.published_state(net, table), opt=None, extra={}
+    )
+    (whole,) = convert(tmp_path / "run", "safetensors", tmp_path / "a.safetensors")
+    (small,) = convert(tmp_path / "run", "safetensors", tmp_path / "b.safetensors", float8=True)
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    model_set.load_vqvae(model_set.Part(str(small)))
+    before, after = load_file(whole), load_file(small)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float16, torch.float8_e4m3fn}
+    for name, tensor in after.items():
+        if tensor.dtype == torch.float8_e4m3fn:
+            assert (tensor.float() - before[name]).norm() < 0.05 * before[name].norm()
