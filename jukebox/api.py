@@ -35,10 +35,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from jukebox import files, settings
+from jukebox import settings
 from jukebox.audio import io
 from jukebox.errors import DataError, UsageError
 from jukebox.hparams.resolve import Layer, Resolved
@@ -53,7 +52,7 @@ from jukebox.prior.model import Prior
 from jukebox.sampling import features, latents, modes, plan, prepare
 from jukebox.sampling.choir import Choir
 from jukebox.sampling.exports import tags_of
-from jukebox.sampling.features import Extractor, Pool, States
+from jukebox.sampling.features import Audio, Extractor, Pool, States
 from jukebox.sampling.forecast import Forecast
 from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.levels import Codes, LevelSinger, Song
@@ -63,8 +62,6 @@ from jukebox.sampling.walk import Made, walk
 
 log = logging.getLogger(__name__)
 
-Audio = str | os.PathLike[str] | NDArray[Any] | torch.Tensor
-"""A sound file, or floats `[T]` or `[T, C]`."""
 Name = str | Mapping[str, float]
 """An artist or genre, or a blend of several with their weights."""
 Value = float | Sequence[float] | None
@@ -220,16 +217,7 @@ class Model:
 
         `load_codes` and --codes_file of sample.py read it. Raises DataError when the songs have not equally many codes.
         """
-        chosen = _several(songs)
-        zs = []
-        for level in range(self.geometry.levels):
-            rows = [song.codes.get(level, np.zeros(0, np.int64)) for song in chosen]
-            if len({len(row) for row in rows}) != 1:
-                raise DataError(
-                    f"{path}: the songs have not equally many codes of level {level}; save them one by one."
-                )
-            zs.append(torch.from_numpy(np.stack(rows)))
-        files.publish(Path(path), lambda out: torch.save(zs, out))
+        modes.save_codes(Path(path), [song.codes for song in _several(songs)], self.geometry.levels)
 
     def load_codes(self, where: str | os.PathLike[str]) -> list[dict[int, Codes]]:
         """Saved codes of each song, by level: a .pth.tar, a store or the run that holds it, or some items, as RUN:3,5."""
@@ -277,7 +265,7 @@ class Model:
             whole = int(keep_seconds * self.sr_hz) // self.geometry.top_hop * self.geometry.top_hop
             kept = {level: codes[: whole // self.geometry.hops[level]] for level, codes in kept.items()}
         request = replace(song.request, seed=song.request.seed + 1 if seed is None else seed)
-        length_sec = song.length_samples / self.sr_hz if seconds is None else seconds
+        length_sec = (song.length_samples + 0.5) / self.sr_hz if seconds is None else seconds  # not a sample less
         return [self._begin(replace(request, item=item), dict(kept), length_sec) for item in range(n)]
 
     def sample(
@@ -386,7 +374,7 @@ class Model:
     def _begin(self, request: Request, given: dict[int, Codes], seconds: float | None) -> Song:
         there = max((len(codes) * self.geometry.hops[level] for level, codes in given.items()), default=0)
         if seconds is None and there:
-            seconds = (there + 0.5) / self.sr_hz  # not a sample less
+            seconds = (there + 0.5) / self.sr_hz
         song = prepare.Lengths(self._sample, self.geometry).song(replace(request, length_sec=seconds))
         for level, codes in given.items():
             song.codes[level] = np.asarray(codes, np.int64)[: song.length_samples // self.geometry.hops[level]]
@@ -432,22 +420,7 @@ class Model:
             raise UsageError(f"level={level}: this model has levels 0 to {self.geometry.levels - 1}.")
 
     def _mono(self, audio: Audio, sr_hz: int | None) -> NDArray[np.float32]:
-        """Any audio as mono `[T]` at the model's rate."""
-        if isinstance(audio, str | os.PathLike):
-            if sr_hz is not None:
-                raise UsageError("sr_hz is for arrays; a sound file says its rate itself.")
-            return features.read(audio, self.sr_hz)
-        samples = np.asarray(audio.detach().cpu() if isinstance(audio, torch.Tensor) else audio)
-        if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
-            raise DataError(
-                f"audio is floats in -1 ... 1, [T] or [T, C], not {samples.dtype} of shape {list(samples.shape)}"
-                f"{'' if samples.dtype.kind != 'f' else ', and finite'}."
-            )
-        samples = samples.astype(np.float32).reshape(len(samples), -1)
-        if sr_hz not in (None, self.sr_hz):
-            samples = io.resample(samples, sr_hz, self.sr_hz)
-        mono: NDArray[np.float32] = samples.mean(axis=1)
-        return mono
+        return features.mono(audio, self.sr_hz, sr_hz)
 
 
 def _settings(**values: object) -> Resolved:

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from jukebox.sampling.levels import Song
 from jukebox.sampling.plan import LevelPlan, Window, next_window
 from jukebox.sampling.requests import Request
 
+Audio = str | os.PathLike[str] | NDArray[Any] | Tensor
+"""A sound file, or floats `[T]` or `[T, C]`."""
 Pool = Literal["mean", "all"] | float
 """mean: one vector per song. A number: so many vectors per second. all: one per code."""
 States = dict[int, NDArray[np.float32]]
@@ -74,10 +76,24 @@ def check(layers: Sequence[int], pool: Pool, shape: PriorShape, sr_hz: int) -> N
         )
 
 
-def read(path: str | os.PathLike[str], sr_hz: int) -> NDArray[np.float32]:
-    """A recording as a codec takes it, mono `[T]`. Raises AudioError."""
-    mono: NDArray[np.float32] = io.read(path, sr_hz=sr_hz, channels=2).mean(axis=1)
-    return mono
+def mono(audio: Audio, sr_hz: int, own_hz: int | None = None) -> NDArray[np.float32]:
+    """A sound file, or floats `[T]` or `[T, C]` of their own rate (None = sr_hz), as a codec takes it: mono `[T]`.
+
+    Raises AudioError for a file, DataError for numbers that are no sound.
+    """
+    if isinstance(audio, str | os.PathLike):
+        if own_hz is not None:
+            raise UsageError("sr_hz is for arrays; a sound file says its rate itself.")
+        samples = io.read(audio, sr_hz=sr_hz, channels=2)
+    else:
+        samples = np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio)
+        if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
+            shape = list(samples.shape)
+            raise DataError(f"audio is finite floats in -1 ... 1, [T] or [T, C], not {samples.dtype} of shape {shape}.")
+        samples = samples.astype(np.float32).reshape(len(samples), -1)
+        samples = samples if own_hz in (None, sr_hz) else io.resample(samples, own_hz, sr_hz)
+    mixed: NDArray[np.float32] = samples.mean(axis=1)
+    return mixed
 
 
 def encoded(audio: NDArray[np.float32], codec: Codec, shape: PriorShape, meta: SongMeta) -> Song:

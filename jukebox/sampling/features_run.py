@@ -171,7 +171,7 @@ class Folder:
                 path = Path(self.asked.audio_files_dir) / entry.file
                 launch.set_phase(f"hearing {printable(entry.file)}")
                 try:
-                    audio = features.read(path, self.codec.geometry.sr_hz)
+                    audio = features.mono(path, self.codec.geometry.sr_hz)
                 except AudioError as error:
                     failed.append(f"  {error}")
                     continue

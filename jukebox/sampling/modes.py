@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from jukebox import files
 from jukebox.audio import io
 from jukebox.codestore.geometry import Geometry
 from jukebox.codestore.store import CodeStore
@@ -121,6 +124,20 @@ def load_codes(where: str, geometry: Geometry, fingerprint: str) -> list[Given]:
     if len(zs) != len(geometry.hops):
         raise CheckpointError(f"--codes_file={path} has {len(zs)} levels, the model has {len(geometry.hops)}.")
     return _rows(zs, geometry, str(path))
+
+
+def save_codes(path: Path, songs: Sequence[Given], levels: int) -> None:
+    """Write codes as a list of tensors `[songs, N]`, one per level, as `load_codes` reads them.
+
+    Raises DataError when the songs have not equally many codes.
+    """
+    zs = []
+    for level in range(levels):
+        rows = [song.get(level, np.zeros(0, np.int64)) for song in songs]
+        if len({len(row) for row in rows}) != 1:
+            raise DataError(f"{path}: the songs have not equally many codes of level {level}; save them one by one.")
+        zs.append(torch.from_numpy(np.stack(rows)))
+    files.publish(path, lambda out: torch.save(zs, out))
 
 
 def _whole(store: CodeStore, level: int, i: int) -> Codes:
