@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,6 +88,49 @@ class Job:
         variables = {**os.environ, "PYTHONPATH": str(self.root), **env}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=self.root, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A program as a child of this process: like a Job of one process, without the seconds that importing takes."""
+
+    main: Callable[[], int]
+
+    def at_fault(self, fault: str) -> int:
+        """Run with JUKEBOX_FAULT; the exit code, negative for a signal."""
+        return self._code(self._start({"JUKEBOX_FAULT": fault}))
+
+    def killed_when(self, happened: Callable[[], bool]) -> int:
+        """Kill it as soon as something has happened; the exit code. One that has ended before is left alone."""
+        pid = self._start({})
+        while not happened():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+        return self._code(pid)
+
+    def to_the_end(self) -> None:
+        """Run undisturbed. It must succeed."""
+        assert self._code(self._start({})) == 0
+
+    def _start(self, env: Mapping[str, str]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            os.environ.update(env)
+            code = self.main()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    @staticmethod
+    def _code(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def ranks_of(mpiexec_pid: int, rank: int) -> list[int]:
