@@ -15,7 +15,7 @@ from jukebox.prior.model import Prior, PriorShape
 
 PRIORS = {"upsampler_level_1": "vqvae,upsampler_level_1", "prior_1b_lyrics": "vqvae,prior_1b_lyrics",
           "prior_5b_lyrics": "vqvae,prior_5b_lyrics"}  # fmt: skip
-SMALL = {"prior_width": 64, "prior_depth": 19, "n_ctx": 512, "cond_width": 16, "cond_depth": 2, "prime_width": 32,
+SMALL = {"prior_width": 64, "prior_depth": 19, "n_ctx": 256, "cond_width": 16, "cond_depth": 2, "prime_width": 32,
          "prime_depth": 2, "min_duration": 1.0, "alignment_layer": None, "alignment_head": None}  # fmt: skip
 
 

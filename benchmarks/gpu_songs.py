@@ -25,7 +25,7 @@ from jukebox.sampling.schedule import Schedule, goals
 from jukebox.sampling.walk import walk
 
 TOPS = ("prior_1b_lyrics", "prior_5b_lyrics")
-LENGTH_SEC, SHORT_SEC = 20, 3
+LENGTH_SEC, SHORT_SEC = 20, 0.75
 HOP = {0: 0.5, 1: 0.5, 2: 0.125}
 
 
@@ -60,7 +60,7 @@ def songs(top: str, form: linear.Form, n: int, device: str, folder: Path, small:
         )
         for level, shape in shapes.items()
     }
-    length = (SHORT_SEC if small else LENGTH_SEC) * 44_100 // hops[2] * hops[2]
+    length = int((SHORT_SEC if small else LENGTH_SEC) * 44_100) // hops[2] * hops[2]
     made = [Song(request, length, length) for request in requests_of(SongHps(), 0, n)]
     kept = folder / f"{top}_{form}_{n}.npz"
     seconds = {"2": 0.0, "1": 0.0, "0": 0.0}

@@ -1,7 +1,11 @@
 """benchmarks/gpu.py as somebody runs it who has no card: its rehearsal with small nets, stopped and gone on with."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "benchmarks" / "gpu.py"
@@ -34,3 +38,18 @@ def test_steps_of_three_nets_and_time_to_20_sec(run_mpi, tmp_path):
 def test_without_a_card_it_says_so(run_mpi, tmp_path):
     done = run_mpi(0, [PROGRAM, f"--out={tmp_path / 'gpu.jsonl'}"], timeout=300)
     assert done.code == 1 and "unmeasured" in done.out and not (tmp_path / "gpu.jsonl").exists()
+
+
+@pytest.mark.slow  # three levels of a song, half a minute
+def test_whole_songs_go_on_behind_their_last_window(run_mpi, tmp_path):
+    out = tmp_path / "gpu.jsonl"
+    command = [PROGRAM, "--rehearse", "--full", f"--out={out}", "--dtype=fp32", "--n=16"]
+    with subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert next(first.stdout).startswith("level 2: 256 codes")
+        first.kill()
+    done = run_mpi(0, command, timeout=1000)
+    assert done.code == 0, done.err
+    assert "level 2: 256 codes" not in done.out, "that window is not sampled again"
+    (row,) = rows(out).values()
+    assert row["row"] == "songs" and row["n"] == 16 and not row["extrapolated"] and all(row["levels"].values())
