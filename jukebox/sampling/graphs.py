@@ -29,7 +29,8 @@ class FixedStep:
         self.before = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
-            self._record()
+            with torch.cuda.device(device):  # streams and recordings belong to one card
+                self._record()
 
     def __call__(self, before: Tensor) -> Tensor:
         """The token drawn last, `[B, 1]` -> logits `[B, K]` of the next; good until the next call."""
