@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from jukebox.autoencoder.schema import Args, Array, Kind, Pair, Part, PositiveInts, Strict, fail, refused
+from jukebox.autoencoder.schema import Args, Array, Kind, Pair, Part, PositiveInts, Strict, fail, refuse_keys, refused
 
 if TYPE_CHECKING:
     from jukebox.autoencoder.config import ModelConfig
@@ -198,10 +198,8 @@ class LossConfigs(Strict):
     @model_validator(mode="before")
     @classmethod
     def _no_downloads(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "hubert" in data:
-            raise fail("hubert", "the hubert loss is not offered: it downloads a speech model's weights; leave it out, or "
-                       "use mrmel")  # fmt: skip
-        return data
+        why = "the hubert loss is not offered: it downloads a speech model's weights; leave it out, or use mrmel"
+        return refuse_keys(data, {"hubert": why})
 
 
 def default_losses() -> LossConfigs:
@@ -255,9 +253,8 @@ class EvalLossConfigs(Strict):
     @model_validator(mode="before")
     @classmethod
     def _no_pesq(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "pesq" in data:
-            raise fail("pesq", "the pesq figure is not offered: the published one never ran; use stft, sisdr or mel")
-        return data
+        why = "the pesq figure is not offered: the published one never ran; use stft, sisdr or mel"
+        return refuse_keys(data, {"pesq": why})
 
 
 class Choice(Strict):
@@ -324,9 +321,9 @@ class TrainingConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _no_latents(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "pre_encoded" in data:
-            raise fail("pre_encoded", "pre_encoded is for priors over latents; an autoencoder trains on audio")
-        return data
+        return refuse_keys(
+            data, {"pre_encoded": "pre_encoded is for priors over latents; an autoencoder trains on audio"}
+        )
 
     @model_validator(mode="after")
     def _complete(self) -> TrainingConfig:

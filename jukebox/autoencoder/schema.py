@@ -86,6 +86,14 @@ def fail(where: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("misfit", "{message}", {"message": message, "where": where})
 
 
+def refuse_keys(data: Any, reasons: Mapping[str, str]) -> Any:
+    """`data` as it is, for a validator before the fields; an error where it has one of these keys."""
+    for key, why in reasons.items():
+        if isinstance(data, Mapping) and key in data:
+            raise fail(key, why)
+    return data
+
+
 _STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])')
 
 

@@ -78,6 +78,12 @@ def build_task(hps: Resolved, comm: Comm) -> AutoencoderTask:
     config, training = read_training_config(asked.model_config)
     torch.manual_seed(run.seed)
     net = Autoencoder(config.model)
+    if net.discrete is not None and net.hop % net.discrete.num_quantizers:
+        log.warning(
+            "--model-config=%s: a frame of %d samples cannot be dealt to %d codebooks in whole samples: no prior will be "
+            "able to learn the tokens; a number of codebooks that divides downsampling_ratio can",
+            asked.model_config, net.hop, net.discrete.num_quantizers,
+        )  # fmt: skip
     if asked.pretrained_ckpt_path:
         load_weights(net, read_weights(asked.pretrained_ckpt_path), asked.pretrained_ckpt_path)
     if asked.pretransform_ckpt_path:

@@ -354,6 +354,14 @@ def test_words_that_do_not_fit(workplace):
         train("--prior")
 
 
+def test_codebooks_that_no_prior_can_learn_are_said_before_training(workplace, caplog):
+    three = {"type": "dac_rvq", "config": {"input_dim": 4, "n_codebooks": 3, "codebook_size": 8, "codebook_dim": 2}}
+    (workplace / "model.json").write_text(json.dumps(tree(bottleneck=three)))
+    hps = autoencoder_build.complete(settings.parse("train", [*COMMAND, "--name=x"]))
+    autoencoder_build.build_task(hps, SoloComm())
+    assert "a frame of 8 samples cannot be dealt to 3 codebooks" in caplog.text
+
+
 def test_pretrained_weights_are_where_it_begins(workplace):
     train("--name=first", "--steps=1")
     train("--name=second", "--steps=1", "--pretrained_ckpt_path=logs/first")
