@@ -134,7 +134,8 @@ class Folder:
 
     def _begin(self, entries: Sequence[Entry]) -> list[int]:
         """Make the folder ready; the numbers of the songs that are not done. For one process."""
-        files.remove_stale_temps(self.root)
+        for folder in {self.root, *(self._place(entry, ".npz").parent for entry in entries)}:
+            files.remove_stale_temps(folder)
         path = self.root / "features.json"
         if path.exists():
             there = json.loads(path.read_text(encoding="utf-8"))
