@@ -103,7 +103,7 @@ class OpenPage:
 
     def __init__(self, context):
         self.tab = context.new_page()
-        self.tab.set_default_timeout(30000)
+        self.tab.set_default_timeout(60000)  # a machine may be busy
         self.requests: list[str] = []
         self.faults: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))
@@ -142,3 +142,27 @@ def open_page(chromium):
     yield opened
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on a server of moto's, found through the environment as any other."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    import boto3
+    import fsspec
+    import requests
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", "us-east-1"),
+                        ("AWS_ENDPOINT_URL", f"http://{host}:{port}")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=60)  # what another server of this process was given
+    boto3.client("s3").create_bucket(Bucket="music")
+    yield "music"
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()

@@ -25,7 +25,7 @@ from jukebox.codestore.pre_encoded import valid_frames
 from jukebox.data import admission
 from jukebox.data.admission import Candidate, Index
 from jukebox.data.dataset_config import Entry, WebDataset
-from jukebox.errors import DataError
+from jukebox.errors import DataError, UserError
 from jukebox.files import printable
 from jukebox.labels.song import SongMeta
 from jukebox.parallel.comm import Comm
@@ -67,7 +67,7 @@ class Sample:
         try:
             if not self.entry.s3_path and os.stat(self.tar).st_mtime_ns != self.changed_ns:
                 raise io.AudioError(self.tar, "changed since it was listed (written anew)")
-            with _open(self.entry, self.tar) as file:
+            with _bucket_errors(self.entry), _open(self.entry, self.tar) as file:
                 file.seek(place)
                 data = file.read(size)
         except OSError as error:
@@ -203,7 +203,8 @@ class TarLatents:
 def _tars(entry: Entry) -> list[str]:
     """The tars of a folder or a bucket, sorted."""
     if entry.s3_path:
-        found = [f"s3://{name}" for name in _bucket(entry).find(entry.s3_path) if name.endswith(".tar")]
+        with _bucket_errors(entry):
+            found = [f"s3://{name}" for name in _bucket(entry).find(entry.s3_path) if name.endswith(".tar")]
     else:
         if not os.path.isdir(entry.path):
             raise DataError(f"{printable(entry.path)}: is no folder of tars")
@@ -216,8 +217,9 @@ def _tars(entry: Entry) -> list[str]:
 def _listing(entry: Entry, tar: str) -> Iterator[Sample]:
     members: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        changed_ns = _changed_ns(entry, tar)
-        with _open(entry, tar) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+        with _bucket_errors(entry):
+            changed_ns = _changed_ns(entry, tar)
+        with _bucket_errors(entry), _open(entry, tar) as file, tarfile.open(fileobj=file, mode="r:") as opened:
             for member in opened:
                 folder, _, base = member.name.rpartition("/")
                 name, dot, extension = base.partition(".")
@@ -243,6 +245,22 @@ def _open(entry: Entry, tar: str) -> IO[bytes]:
         file: IO[bytes] = _bucket(entry).open(tar, "rb")
         return file
     return open(tar, "rb")
+
+
+@contextmanager
+def _bucket_errors(entry: Entry) -> Iterator[None]:
+    """What goes wrong with a bucket, in one line: errors of its client have no ancestor in common."""
+    try:
+        yield
+    except (UserError, tarfile.TarError):
+        raise
+    except Exception as error:
+        if not entry.s3_path:
+            raise
+        raise DataError(
+            f"{entry.s3_path}: {type(error).__name__}: {printable(str(error))[:200]}. Credentials and address are found "
+            "as the aws tool finds them: profile, AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL."
+        ) from None
 
 
 def _bucket(entry: Entry) -> Any:

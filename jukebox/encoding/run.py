@@ -89,11 +89,10 @@ def encode_all(encode: EncodeHps, codec: Codec, about: Mapping[str, Any], comm: 
     Every rank calls it. about: what the store says of its model. Raises DataError, StoreError, OutOfSpace.
     """
     root = Path(encode.output_path)
-    levels = encode.keep_levels or tuple(range(codec.geometry.levels))
-    if not set(levels) <= set(range(codec.geometry.levels)) or list(levels) != sorted(set(levels)):
-        raise UsageError(
-            f"--keep_levels={','.join(map(str, levels))}: this model has levels 0 to {codec.geometry.levels - 1}."
-        )
+    levels = tuple(sorted(set(encode.keep_levels or range(codec.geometry.levels))))
+    if not set(levels) <= set(range(codec.geometry.levels)):
+        asked = ",".join(map(str, encode.keep_levels))
+        raise UsageError(f"--keep_levels={asked}: this model has levels 0 to {codec.geometry.levels - 1}.")
     if comm.is_first:
         check_place(root, codec.geometry, codec.fingerprint)
     comm.barrier()

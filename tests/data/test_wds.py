@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,28 +120,6 @@ def test_objects_in_an_array_are_never_loaded(tmp_path):
         PreEncodedDataset(config(path=str(tmp_path), pre_encoded=True)).item(0)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on a server of moto's, found through the environment as any other."""
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    import boto3
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", "us-east-1"),
-                        ("AWS_ENDPOINT_URL", f"http://{host}:{port}")):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    boto3.client("s3").create_bucket(Bucket="music")
-    yield "music"
-    fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()
-
-
 def test_tars_in_a_bucket_are_those_of_a_folder(tmp_path, bucket):
     import boto3
 
@@ -155,6 +132,8 @@ def test_tars_in_a_bucket_are_those_of_a_folder(tmp_path, bucket):
     apart = {"digest": "", "mtime_ns": 0}
     assert [vars(entry) | apart for _, entry in remote] == [vars(entry) | apart for _, entry in local]
     assert remote[0][0].read("wav") == local[0][0].read("wav")
+    with pytest.raises(DataError, match="s3://nobody/set: .*Credentials and address are found"):
+        samples(config(s3_path="s3://nobody/set"), "audio")
 
 
 def test_buckets_say_what_to_install(monkeypatch):

@@ -82,7 +82,7 @@ def test_the_folder_does_not_depend_on_workers_batch_or_pieces(make, tree, tiny_
 
 
 def test_only_some_levels(make):
-    store = make(keep_levels=(0, 2))
+    store = make(keep_levels=(2, 0))
     assert store.levels == (0, 2) and store.codes(2, 1).dtype == np.int64
     with pytest.raises(UsageError, match="levels 0 to 2"):
         make("x", keep_levels=(3,))
@@ -319,6 +319,34 @@ def test_tars_are_encoded_as_files_are(make, songs, tiny_codec, tmp_path):
     assert store.relpaths == ["x.tar/one"] and meta["prompt"] == "calm" and meta["song"]["artist"] == "Ann"
     assert "padding_mask" not in meta and "audio" not in meta
     np.testing.assert_array_equal(store.codes(0, 0), tiny_codec.encode(mono(songs / "a.wav", tiny_codec))[0])
+
+
+def test_tars_in_a_bucket_make_the_store_that_the_folder_makes(make, songs, tmp_path, bucket, tree, monkeypatch):
+    """Type s3 of the published example, against a real server: the same codes, only the path says where they are from."""
+    import tarfile
+
+    import boto3
+
+    from jukebox.data import wds
+
+    admit = wds.admit  # workers that other tests started do not know of this server
+    monkeypatch.setattr(wds, "admit", lambda config, comm, **how: admit(config, comm, **{**how, "workers": 0}))
+    (tmp_path / "t").mkdir()
+    with tarfile.open(tmp_path / "t" / "x.tar", "w") as tar:
+        tar.add(songs / "a.wav", "one.wav")
+        (tmp_path / "one.json").write_text('{"text": "calm"}')
+        tar.add(tmp_path / "one.json", "one.json")
+    boto3.client("s3").upload_file(str(tmp_path / "t" / "x.tar"), bucket, "set/x.tar")
+    stores = []
+    for kind, place in (("wds", {"path": str(tmp_path / "t")}), ("s3", {"s3_path": f"s3://{bucket}/set"})):
+        config = tmp_path / f"{kind}.json"
+        config.write_text(json.dumps({"dataset_type": kind, "datasets": [{"id": "x", **place}]}))
+        stores.append(make(kind, dataset_config=str(config)))
+    local, remote = (tree(store.root) for store in stores)
+    assert {name: data for name, data in local.items() if name.endswith(".npy")} == {
+        name: data for name, data in remote.items() if name.endswith(".npy")
+    }
+    assert stores[1].meta(0)["path"] == f"s3://{bucket}/set/x.tar/one" and stores[1].meta(0)["prompt"] == "calm"
 
 
 def test_variants_train_and_only_the_unshifted_are_held_out(make):

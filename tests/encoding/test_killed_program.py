@@ -235,3 +235,12 @@ def test_nodes_with_a_launcher_must_match_and_a_strategy_does_nothing(pre_encode
     ran = pre_encode([*flags, f"--output-path={root}", "--num-nodes=1", "--strategy=ddp"], ranks=1)
     assert ran.code == 0 and "--strategy=ddp: accepted for old commands, without any effect" in ran.err
     assert json.loads((root / "level_0" / "details.json").read_text())["args"]["strategy"] == "ddp"
+
+
+@pytest.mark.slow
+def test_torchrun_makes_the_same_store(root, whole, tree, flags, jukebox_root):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*launcher, str(jukebox_root / "jukebox" / "pre_encode.py"), *flags, f"--output-path={root}"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    assert tree(root) == tree(whole)

@@ -186,6 +186,7 @@ rate, chunk = 8000, 1 << 15
 hps = settings.from_presets("tiny_vqvae", width=2, depth=1, emb_width=2, l_bins=8)
 """
 FULL_MODEL = """
+torch.set_num_threads(2)
 rate, chunk = 44100, 1 << 19
 hps = settings.from_presets("vqvae")
 """
@@ -205,11 +206,11 @@ def test_s11_a_song_of_three_hours_needs_no_more_memory_than_one_of_a_minute():
     assert long - short < 150
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_published_vqvae_encodes_half_an_hour_in_the_memory_of_a_minute():
-    short, long = peaks_mb(FULL_MODEL, (60, 1800), 3600)
-    assert long - short < 200
+@pytest.mark.slow  # half an hour on two quiet cores
+@pytest.mark.timeout(10_800)
+def test_the_published_vqvae_encodes_three_hours_in_the_memory_of_a_minute():
+    short, long = peaks_mb(FULL_MODEL, (60, 10_800), 10_800)
+    assert long - short < 300
 
 
 def test_geometry_of_the_tiny_codec(tiny_codec):
