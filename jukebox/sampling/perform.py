@@ -39,12 +39,12 @@ class Performance:
         self.session, self.songs, self.singing = session, songs, part.songs(songs)
         self.comm, self.folder, self.exports, self.top = session.comm, session.folder, session.exports, session.top
         plans = {level: session.levels[level].plan for level in part.levels}
-        every_level = range(session.geometry.levels)
-        silent = {song.request.item for song in songs} - part.items
-        self.shares = shares(part.items, every_level, self.comm.size)
-        self.shares |= {(item, level): item % self.comm.size for item in silent for level in every_level}
-        mine = {level for (_, level), rank in self.shares.items() if rank == self.comm.rank}
-        self.choir = session.choir(mine & set(session.levels), songs)
+        everything = [(song.request.item, level) for song in songs for level in range(session.geometry.levels)]
+        self.shares = {cell: cell[0] % self.comm.size for cell in everything}  # whom it is to decode
+        self.shares |= shares(part.items, part.levels, self.comm.size)
+        loaded = {level for item in part.items for level in plans if self._is_mine((item, level))}
+        loaded |= {self.top} if session.times.due(songs) else set()
+        self.choir = session.choir(loaded, songs)
         self.schedule = Schedule(
             plans, goals(self.singing, plans, part.until_samples), lambda request, level: session.settings(request)[level],
             self.choir.together,

@@ -22,7 +22,7 @@ POINTS.append("sample.after_window")
 
 def flags_of(tiny, requested, root, **more):
     return tiny.flags(
-        root / "songs", requests=tiny.requests(requested / "songs.jsonl"), sample_length=1440, top_k=None, seed=3, **more
+        root / "songs", requests=tiny.requests(requested / "songs.jsonl"), sample_length=720, top_k=None, seed=3, **more
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_levels_of_one_song_are_shared_out(sampling, whole, tmp_path):
 def test_killed_at_random(tiny, requested, whole, tmp_path, most):
     root, chance, kills = tmp_path / "songs", random.Random(most), 0
     while kills < most:
-        lines = chance.randint(0, 120 // most)
+        lines = chance.randint(0, 48 // most)
         kills += forked(tiny, requested, tmp_path).killed_when(grown(root, lines)) != 0
     forked(tiny, requested, tmp_path).to_the_end()
     check(root, whole, kills, 1)
@@ -160,7 +160,7 @@ def test_killed_twenty_times(sampling, whole, tmp_path, n):
     root, chance, kills = tmp_path / "killed/songs", random.Random(n), 0
     while kills < 20:
         ranks = n or chance.randint(1, 3)
-        command, lines = sampling(ranks, "killed"), chance.randint(0, 6)
+        command, lines = sampling(ranks, "killed"), chance.randint(0, 3)
         kills += command.killed_when(grown(root, lines), chance.randrange(ranks)) != 0
     sampling(n or 2, "killed").to_the_end()
     check(root, whole, kills, n or 3)
