@@ -34,7 +34,7 @@ from jukebox.parallel.comm import Comm
 from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.model import Prior
 from jukebox.sampling import features, prepare
-from jukebox.sampling.head_score import LEAST, Score, score
+from jukebox.sampling.head_score import AS_GOOD, LEAST, Score, score
 from jukebox.sampling.hps import AlignHps, FindHps, SampleHps, SongHps
 from jukebox.sampling.prepare import Level
 
@@ -76,7 +76,7 @@ def find(models: ModelSet, asked: FindHps, ids_dir: str, comm: Comm) -> tuple[in
     part = models.parts[level]
     prior, _ = model_set.load_prior(part, vqvae_hps, level, comm.device)
     figures = scores(prior, labeller, heard, asked.seed, comm)
-    best = max(figures, key=lambda place: figures[place].score)
+    best = chosen(figures)
     log.info("%s", _table(prior, figures, len(heard)))
     if figures[best].score < LEAST:
         log.info("none: no head of %s follows the lyrics (%g is needed); nothing was written.", part.checkpoint, LEAST)
@@ -107,6 +107,12 @@ def scores(prior: Prior, labeller: Labeller, heard: Sequence[Heard], seed: int, 
         )
     mean = np.mean(all_rows, axis=0).reshape(len(layers), heads, -1)
     return {(layer, head): Score(*map(float, mean[i, head])) for i, layer in enumerate(layers) for head in range(heads)}
+
+
+def chosen(figures: Figures) -> tuple[int, int]:
+    """The first of the heads that are about as good as the best: which of them is that, chance decides with the songs."""
+    best = max(score.score for score in figures.values())
+    return min(place for place, score in figures.items() if score.score >= AS_GOOD * best)
 
 
 def _score(
@@ -213,7 +219,7 @@ def _of_folder(
         if not _sings(songs[number], labeller):
             continue
         try:
-            audio = features.read(Path(folder) / index.usable[number].file, sr_hz)
+            audio = features.mono(Path(folder) / index.usable[number].file, sr_hz)
             song = features.encoded(audio, codec, known.shape, songs[number])
         except DataError as error:
             log.warning("%s: left out", error)

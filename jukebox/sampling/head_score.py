@@ -27,6 +27,8 @@ Floats = NDArray[np.float32]
 
 LEAST = 0.1
 """A score below counts as "none"."""
+AS_GOOD = 0.85
+"""A head is about as good as the best from this share of its score on: trained nets have several that read along."""
 FAINT = 0.05
 """Share of attention on lyrics below which a head counts for less, in proportion: it looks elsewhere."""
 FEWEST = 8

@@ -165,7 +165,7 @@ class FindHps:
         "find the layer and head of --model whose attention follows the lyrics, and write them into the model set (or"
         " beside the run's checkpoint), for all sampling to come",
     )
-    songs: int = key(16, "songs with lyrics that are run through the prior; chosen by seed", unit="songs", gt=0)
+    songs: int = key(32, "songs with lyrics that are run through the prior; chosen by seed", unit="songs", gt=0)
     seed: int = key(0, "seed of the choice of songs and of their windows", ge=0)
     codes: str = key(
         "", "store of codes to take the songs from; empty = what the prior was trained on", example="codes"
@@ -205,3 +205,9 @@ class FeaturesHps:
     max_bad: float = key(0.01, "share of bad files above which --on_bad_file=skip stops all the same", ge=0, le=1)
     max_audio_sec: float = key(3600.0, "longer files are refused, against archive bombs; 0 = no limit", unit="s", ge=0)
     force_unlock: bool = key(False, "take over a folder that a process on another, dead machine left locked")
+
+    @model_validator(mode="after")
+    def _metadata_is_read(self) -> "FeaturesHps":
+        if self.metadata and not self.labelled:
+            raise ValueError("--metadata is read with --labelled only; without it the prior is told nothing.")
+        return self

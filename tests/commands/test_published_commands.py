@@ -1,10 +1,19 @@
 """The 25 commands of the first implementation's README (tests/hparams/commands.txt), from beginning to end under
 `mpiexec -n 2` with only sizes, paths and a budget of steps changed; and each in its full size, built without memory.
 
-The five that install are for the packaging tests; `python -m http.server` and `tensorboard` are not ours.
+Of the five that install, the README says what they are now; `python -m http.server` and `tensorboard` show what the others
+made.
 """
 
+import json
+import re
 import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -77,7 +86,7 @@ def test_full_size_sampling(line, monkeypatch, tmp_path):
     monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
     vqvae, priors = published_nets(sample.model)
     hops, sr_hz = vqvae.section(VQVAEHps).hops, vqvae.section(AudioHps).sr
-    assert sample.sr == sr_hz == 44100 and sample.levels == len(hops)
+    assert sample.sr == sr_hz == 44100 and sample.levels == (len(hops),)
     length = plan.whole_length(sample.sample_length_in_seconds, 0, sr_hz, hops[-1])
     assert length == {20: 881920, 40: 1763968}[sample.sample_length_in_seconds]
     for level, prior in enumerate(priors):
@@ -86,6 +95,24 @@ def test_full_size_sampling(line, monkeypatch, tmp_path):
         plan.LevelPlan(level, prior.n_ctx, hop, hops[level], prior.ratio).check(length, sr_hz)
         label = prior.shape.labels
         assert not label.timing or label.min_duration < sample.total_sample_length_in_seconds < label.max_duration
+
+
+# ----------------------------------------------------------------------------------------------------------- installing
+
+
+def test_installing(jukebox_root):
+    """Two lines work as they stand; three have a row that says what is there instead of what they installed."""
+    readme = (jukebox_root / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", readme, re.MULTILINE))
+    lines = [line for line in COMMANDS if line.startswith("pip install")]
+    assert len(lines) == 5
+    for line in lines:
+        (now,) = (
+            now for then, now in rows.items() if f"`{line}`" in then or (line.endswith("./apex") and "./apex" in then)
+        )
+        path = line.split()[-1]
+        works = path in (".", "requirements.txt")
+        assert works == (now == "the same") and works == (jukebox_root / path).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -178,6 +205,54 @@ def test_sample(sample_5b):
     assert (sample_5b / "index.html").exists()
 
 
+def test_http_server(sample_5b, workspace):
+    """`python -m http.server` in the folder of the runs shows pages, and what they fetch."""
+    with listening("-m", "http.server", "--bind=127.0.0.1", "{port}", cwd=workspace.root) as address:
+        assert b"<html" in fetched(f"{address}/sample_5b/index.html").lower()
+        assert b"<audio" in fetched(f"{address}/sample_5b/level_0/index.html").lower()
+        assert fetched(f"{address}/sample_5b/level_0/item_0.wav").startswith(b"RIFF")
+
+
+@pytest.mark.slow
+def test_tensorboard(small_vqvae):
+    """`tensorboard --logdir logs` finds the run."""
+    pytest.importorskip("tensorboard")
+    flags = ("--logdir=logs", "--host=127.0.0.1", "--port={port}")
+    with listening("-m", "tensorboard.main", *flags, cwd=small_vqvae.root) as address:
+        deadline = time.monotonic() + 60
+        while not (runs := json.loads(fetched(f"{address}/data/runs"))) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert "small_vqvae/logs" in runs
+
+
+@contextmanager
+def listening(*words, cwd):
+    """The address of a server while it runs; `{port}` in its words is a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, *(word.format(port=port) for word in words)]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def fetched(url):
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read()
+
+
 @pytest.mark.slow
 def test_continue_twice_then_upsample(sample_5b, run):
     top = codes(sample_5b)[2]
@@ -190,6 +265,52 @@ def test_continue_twice_then_upsample(sample_5b, run):
     run(command("--mode=upsample"), **SHORT | dict(sample_length_in_seconds=0.2))
     again = codes(sample_5b)
     assert [z.shape[1] for z in again] == [1088, 272, 68] and torch.equal(again[2], longest[2][:, :68])
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_prior_in_a_model_of_ones_own(workspace, run):
+    """Own artists for a published prior: an id renamed, one added; my_model is one file in hparams/models, no source."""
+    root = workspace.root
+    tables = {
+        "artist": ("unknown", "Otto Fern", "Nora Quill", *map(str, range(3))),
+        "genre": ("unknown", "night drive"),
+    }
+    (root / "my_ids").mkdir()
+    for kind, names in tables.items():
+        text = "".join(f"{name};{id_}\n" for id_, name in enumerate(names))
+        (root / f"my_ids/v3_{kind}_ids.txt").write_text(text)
+    sizes = dict(
+        n_ctx=64,
+        prior_depth=64,
+        heads=4,
+        blocks=8,
+        n_tokens=16,
+        t_bins=8,
+        restore_prior="weights/prior_1b_lyrics",
+        ids_dir="my_ids",
+        y_bins="3,7",
+        name="tuned",
+    )
+    run(command("--name=finetuned"), **LABELLED | sizes | dict(steps=3))
+    before = restricted.load(root / "weights/prior_1b_lyrics/checkpoint_latest.pth.tar")["model"]
+    after = restricted.load(root / "logs/tuned/checkpoint_latest.pth.tar")["model"]
+    name = "y_emb.artist_emb.emb.weight"
+    assert len(before[name]) == 5 and len(after[name]) == 7
+    torch.testing.assert_close(after[name][:5], before[name], atol=2e-3, rtol=0)
+    torch.testing.assert_close(after[name][5:], before[name][:1].expand(2, -1), atol=2e-3, rtol=0)
+    (root / "hps/models/my_tuned.toml").write_text(
+        f'[vqvae]\ncheckpoint = "{root}/weights/vqvae"\n'
+        f'[[priors]]\ncheckpoint = "{root}/weights/upsampler_level_0"\n'
+        f'[[priors]]\ncheckpoint = "{root}/weights/upsampler_level_1"\n[[priors]]\ncheckpoint = "{root}/logs/tuned"\n'
+    )
+    sizes = SHORT | dict(
+        name="sample_tuned", n_samples=2, artist="Nora Quill", genre="night drive", lyrics="la la la la la"
+    )
+    sizes |= dict(total_sample_length_in_seconds=5)  # the songs it was tuned on are short
+    said = run(command("--model=1b_lyrics ").replace("--model=1b_lyrics", "--model=my_tuned"), **sizes)
+    labels = restricted.load(root / "sample_tuned/level_0/data.pth.tar")["labels"]
+    assert labels[2]["y"][:, 3].tolist() == [2, 2] and "Nora Quill" in str(labels[2]["info"])
+    assert (root / "sample_tuned/level_0/item_0/align.json").exists(), said
 
 
 @pytest.mark.slow
