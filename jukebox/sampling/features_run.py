@@ -54,6 +54,10 @@ def main(hps: Resolved) -> int:
             f"{missing} is missing. The smallest full command is\n"
             "  python jukebox/features.py --model=RUN --audio_files_dir=DIR --output_path=FEATURES"
         )
+    if Path(asked.output_path).resolve().is_relative_to(Path(asked.audio_files_dir).expanduser().resolve()):
+        raise UsageError(
+            f"--output_path={asked.output_path} lies in the folder of the music, which is never written to."
+        )
     if latents.is_flow_run(asked.model):
         raise UsageError(f"--model={asked.model} is a flow over latents, which has no codes; name a prior over codes.")
     models = model_set.find(asked.model, asked.restore_vqvae)
@@ -138,9 +142,12 @@ class Folder:
             files.remove_stale_temps(folder)
         path = self.root / "features.json"
         if path.exists():
-            there = json.loads(path.read_text(encoding="utf-8"))
-            other = [f"  {name} {there.get(name)} there, {value} asked for"
-                     for name, value in self.identity.items() if there.get(name) != value]  # fmt: skip
+            try:
+                there = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
+                raise UsageError(f"{path} is damaged; give another --output_path, or delete this folder.") from None
+            other = [f"  {name} {there.get(name)} there, {value} asked for" for name, value in self.identity.items()
+                     if name != "model" and there.get(name) != value]  # fmt: skip
             if other:
                 raise UsageError(
                     f"--output_path={self.root} holds other features; give another folder:\n" + "\n".join(other)

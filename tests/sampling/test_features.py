@@ -13,7 +13,7 @@ from jukebox.labels.song import SongMeta
 from jukebox.models import model_set
 from jukebox.models.autoencoder_codec import load_codec
 from jukebox.parallel.comm import SoloComm
-from jukebox.sampling import features, prepare
+from jukebox.sampling import features, features_run, prepare
 from jukebox.sampling.features import Extractor
 from jukebox.sampling.features_run import Folder
 from jukebox.sampling.hps import FeaturesHps, SampleHps, SongHps
@@ -122,6 +122,7 @@ def test_songs_longer_and_shorter_than_the_prior_knows(tiny):
         (["--pool=often"], "--pool=often: say mean, all, or a number"),
         (["--pool=501"], "level 2 has 500 codes per second"),
         (["--level=3"], "no prior of level 3; it has those of levels 0, 1, 2"),
+        (["--metadata=songs.csv"], "--metadata is read with --labelled only"),
         (["--dtype=fp16"], "--dtype=fp16 is not for this cpu"),
     ],
 )
@@ -188,6 +189,12 @@ def test_killed_and_started_again_with_other_ranks(ways, tiny, music, tmp_path, 
     facts = json.loads((root / "song 0.wav.json").read_text())
     assert facts["song"]["artist"] == "Alan Jackson" and facts["shapes"]["layer_5"] == [8, 24]
     assert not list(root.rglob(".tmp-*"))
+
+
+def test_the_folder_of_the_music_is_not_written_to(music):
+    flags = ["--model=x", f"--audio_files_dir={music}", f"--output_path={music / 'sub'}"]
+    with pytest.raises(UsageError, match="never written to"):
+        features_run.main(settings.parse("features", flags))
 
 
 def test_another_question_needs_another_folder(tiny, music, tmp_path):
