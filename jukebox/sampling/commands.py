@@ -11,7 +11,7 @@ from jukebox.sampling.hps import DrawHps, SampleHps
 
 _OF_THIS_RUN = (  # a branch takes these from the codes it goes on from, or says them itself
     "mode", "codes_file", "audio_file", "prompt_length_in_seconds", "name", "n_samples", "seed",
-    "requests", "artist", "genre", "lyrics", "lyric_times", "levels", "items", "to", "plan", "embed",
+    "requests", "artist", "genre", "lyrics", "lyric_times", "levels", "items", "from", "to", "plan", "embed",
 )  # fmt: skip
 
 
