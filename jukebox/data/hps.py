@@ -39,6 +39,11 @@ class DataHps:
         "anyascii",
         "how lyrics become ASCII; unidecode, as the first implementation had it, if you installed that package",
     )
+    lyric_times: bool = key(
+        True,
+        "where lyrics come with the times they are sung at, a window sees what is sung in it; False = lyrics are spread"
+        " evenly over the song, as without times",
+    )
     bs: int = key(1, "items per process and step", unit="items", gt=0)
     nworkers: int | None = key(None, "processes that load audio, per process that trains; None = as many as bs", ge=0)
     aug_shift: bool = key(False, "shift the start of every chunk at random, by up to half a chunk")

@@ -39,7 +39,8 @@ class Labeller:
     """Makes label vectors for one prior.
 
     max_genre_words: G. n_tokens: S, even, 0 without lyrics. sample_length: samples of a window. sr_hz: rate of all
-    lengths, needed only for songs with times. Raises HparamsError when n_tokens is odd.
+    lengths, needed only for songs with times; timed False: these are not looked at. Raises HparamsError when n_tokens is
+    odd.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Labeller:
         n_tokens: int,
         sample_length: int,
         sr_hz: int = 44100,
+        timed: bool = True,
     ) -> None:
         if n_tokens % 2:
             raise HparamsError(
@@ -58,7 +60,7 @@ class Labeller:
             )
         self.ids, self.alphabet = ids, alphabet
         self.max_genre_words, self.n_tokens = max_genre_words, n_tokens
-        self.sample_length, self.sr_hz = sample_length, sr_hz
+        self.sample_length, self.sr_hz, self.timed = sample_length, sr_hz, timed
         self._lost = set(UNSUNG)  # characters that the alphabet lacks and that were told, or are no loss
 
     @property
@@ -80,7 +82,7 @@ class Labeller:
         if self.n_tokens:
             self._tell_lost(set(song.lyrics) - {song.lyrics[i] for i in sources})
         tokens = self.alphabet.tokens(lyrics)
-        times = tuple(song.times[i] for i in sources) if song.times is not None else None
+        times = tuple(song.times[i] for i in sources) if song.times is not None and self.timed else None
         artist = self.ids.artist_id(song.artist)
         genres = self.ids.genre_ids(song.genre, self.max_genre_words)
         label = Label(np.empty(0, np.int64), song.artist, song.genre, lyrics, tuple(tokens), times)

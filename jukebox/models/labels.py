@@ -24,9 +24,13 @@ class Windowed(Protocol):
 
 
 def build_labeller(
-    hps: Resolved, prior: Windowed, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii"
-) -> Labeller | None:
-    """None for an unlabelled prior. Raises HparamsError when the id tables or the alphabet do not fit the prior."""
+    hps: Resolved, prior: Windowed, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii",
+    timed: bool = True,
+) -> Labeller | None:  # fmt: skip
+    """None for an unlabelled prior. timed: lyric windows follow the times of lyrics, where there are any.
+
+    Raises HparamsError when the id tables or the alphabet do not fit the prior.
+    """
     label = hps.section(LabelHps)
     if not label.labelled:
         return None
@@ -39,5 +43,5 @@ def build_labeller(
         alphabet.check(label.n_vocab)
     return Labeller(
         ids, alphabet, max_genre_words=label.max_bow_genre_size or 1, n_tokens=prior.n_tokens,
-        sample_length=prior.sample_length, sr_hz=hps.section(AudioHps).sr,
+        sample_length=prior.sample_length, sr_hz=hps.section(AudioHps).sr, timed=timed,
     )  # fmt: skip
