@@ -118,8 +118,7 @@ PROGRAMS = {
         ),
         Program(
             "align",
-            "Aligns the lyrics of a finished sampling run with time, and writes its pages anew; with --find it finds the"
-            " attention head of a model that can align.",
+            "Aligns the lyrics of a finished run with time, or with --find finds the attention head that can align.",
             "python jukebox/align.py --logdir=sample_1b",
             (AlignHps, FindHps, LaunchHps),
             words=("logdir",),

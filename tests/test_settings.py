@@ -87,7 +87,7 @@ def test_fine_tuning_as_published() -> None:
 def test_primed_sampling_as_published() -> None:
     sample = find_command("--mode=primed").section(SampleHps)
     assert sample.audio_file == ("path/to/recording.wav", "awesome-mix.wav", "fav-song.wav", "etc.wav")
-    assert (sample.prompt_length_in_seconds, sample.hop_fraction, sample.levels) == (12, (0.5, 0.5, 0.125), 3)
+    assert (sample.prompt_length_in_seconds, sample.hop_fraction, sample.levels) == (12, (0.5, 0.5, 0.125), (3,))
 
 
 def test_labels_are_on_by_default_but_need_a_pair_of_bins() -> None:
