@@ -90,7 +90,7 @@ def test_peak_of_a_prior(tmp_path, legacy, half):
 
 
 @pytest.mark.slow  # a file of 11.45 GB: minutes, and as much memory
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)  # on a busy disk
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_peak_at_the_size_of_5b_lyrics(tmp_path, legacy):
     """Also packed, both forms of the weights are never in memory together."""
