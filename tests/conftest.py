@@ -103,7 +103,7 @@ class OpenPage:
 
     def __init__(self, context):
         self.tab = context.new_page()
-        self.tab.set_default_timeout(60000)  # a machine may be busy
+        self.tab.set_default_timeout(120_000)  # a machine may be busy
         self.requests: list[str] = []
         self.faults: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))

