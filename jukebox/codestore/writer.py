@@ -281,7 +281,10 @@ def _same_work(root: Path, wanted: Plan, sources: list[Source], *, fixed_shards:
 
 
 def _first_difference(before: list[Source], now: list[Source]) -> str:
-    cure = "Put the old files back to go on, or encode into another --output-path."
+    cure = (
+        "Put the old files back, or leave flags that choose items as they were (--limit_batches, --shuffle, --crop, --shifts), "
+        "to go on; or encode into another --output-path."
+    )
     for old, new in zip(before, now, strict=False):
         if old.relpath != new.relpath:
             first = min(old.relpath, new.relpath)

@@ -68,7 +68,9 @@ def test_what_is_cut_and_joined_still_knows_its_model(store, tmp_path):
 def test_info_counts_the_codes_of_every_level(store, capsys):
     assert main(["info", str(store.root)]) == 0
     text = capsys.readouterr().out
-    assert text.count("of 32 bins used, perplexity") == 3 and "7 in 1 shards" in text
+    used = [int(line.split()[1]) for line in text.splitlines() if "of 32 bins used, perplexity" in line]
+    assert len(used) == 3 and min(used) > 10, "the codes of these tests would be equal to anything"
+    assert "7 in 1 shards" in text
 
 
 def test_s4_hostile_arrays_are_refused_by_every_command(store, tiny_run, tmp_path, capsys):

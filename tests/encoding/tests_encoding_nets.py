@@ -20,10 +20,11 @@ LENGTHS = {"a": 12_345, "b": 40_000, "c": 70_001, "d": 1, "e": 31, "f": 20_000} 
 
 
 def net_of(hps: Resolved, seed: int = 0) -> VQVAE:
-    """A VQ-VAE whose codebooks hold what its encoders say of noise, so that all codes occur."""
+    """A VQ-VAE whose codebooks hold what its encoders say of noise, from soft to loud as songs are: all codes occur."""
     torch.manual_seed(seed)
     net = build.build_vqvae(hps).eval()
-    noise = torch.randn(1, 1, 400 * net.hops[-1])
+    length = 400 * net.hops[-1]
+    noise = torch.randn(1, 1, length) * torch.linspace(0.01, 0.4, length)
     with torch.no_grad():
         for name, parameter in net.encoders.named_parameters():  # louder, or noise of rounding is all that arrives
             parameter.mul_(0.0 if name.endswith("bias") else 2.0)
