@@ -9,8 +9,10 @@ from pathlib import Path
 from jukebox.audio import io
 from jukebox.codestore.store import CodeStore
 from jukebox.labels.song import SongMeta
+from jukebox.pages.lyric_files import read_words
 from jukebox.pages.page import Group, Item, Page, Take
 from jukebox.pages.render import take, write_page
+from jukebox.walkthrough import singing
 from jukebox.walkthrough.figures import Figure
 
 RUNS = (
@@ -23,7 +25,7 @@ RUNS = (
 
 def write(root: Path, found: Sequence[Figure]) -> Path:
     """`index.html` of the demo: samples of all modes, then reconstructions; the figures stand on top."""
-    groups = [_run(root, name, title, note) for name, title, note in RUNS]
+    groups = [_singing(root), *(_run(root, name, title, note) for name, title, note in RUNS)]
     groups.append(_reconstructions(root))
     shown = {figure.name: f"{figure.value:.2f} {figure.unit}".strip() for figure in found}
     return write_page(root, Page(title="Jukebox demo", command="make demo", settings=shown, groups=tuple(groups)))
@@ -38,6 +40,19 @@ def _run(root: Path, name: str, title: str, note: str) -> Group:
         artist, genre = (song.artist, song.genre) if song.artist != "unknown" else ("", "")
         items.append(Item(id=number, title=f"{title} {number + 1}", artist=artist, genre=genre, takes=tuple(takes)))
     return Group(title, tuple(items), note)
+
+
+def _singing(root: Path) -> Group:
+    """The songs with words, which the page follows."""
+    items, run = [], root / "singing"
+    for number, song in enumerate(singing.asked_of(run)):
+        takes = [_take(root, level, run / f"level_{level}" / f"item_{number}.wav") for level in (2, 1, 0)]
+        told = run / "level_0" / f"item_{number}" / "song.json"
+        words = read_words(told.read_text(encoding="utf-8"), song.lyrics)
+        items.append(
+            Item(id=number, artist=song.artist, genre=song.genre, lyrics=song.lyrics, takes=tuple(takes), words=words)
+        )
+    return Group("Words", tuple(items), "A small singer, trained before, sings words that it never read.")
 
 
 def _reconstructions(root: Path) -> Group:

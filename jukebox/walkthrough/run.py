@@ -18,6 +18,7 @@ from jukebox.walkthrough.hps import WalkthroughHps
 
 ENTRIES = Path(__file__).resolve().parent.parent
 SONG_SEC = 6.0
+SINGER_SEC = 5.76  # what the singer of data/singer was trained to sing
 SONGS = 400
 HELD_OUT = 6
 
@@ -74,6 +75,9 @@ def steps(root: Path, hps: WalkthroughHps) -> list[Step]:
                  "--prior", "--level=2", f"--codes={store}")  # fmt: skip
     lengths = ("--min_sec=6.3", "--max_sec=7.5")
     return [
+        Step("A small singer that was trained before sings words it never read.", "sample",
+             ("--model=singer", f"--name={root / 'singing'}", f"--sample_length_in_seconds={SINGER_SEC:g}",
+              f"--requests={_shown(share_folder() / 'hparams/requests/singing.toml')}"), parallel=True),
         Step("Songs of known truth to learn from, and others to measure with.", "make_corpus",
              (f"--out={corpus}", f"--songs={SONGS}", f"--seed={hps.seed}", *lengths)),
         Step("", "make_corpus",

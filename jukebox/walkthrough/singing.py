@@ -18,6 +18,8 @@ from jukebox.audio import io
 from jukebox.codestore.store import CodeStore
 from jukebox.corpus import listen, score, synth
 from jukebox.labels.song import SongMeta
+from jukebox.sampling.alignment import character_times
+from jukebox.sampling.save import RunFolder
 
 ONSET_SEC = 0.25  # how far from where the alignment puts it a character may begin
 
@@ -84,6 +86,24 @@ def compare(asked: Sequence[SongMeta], found: Sequence[listen.Heard]) -> Sung:
         control=sum(against) / max(1, sum(len(song.lyrics) for song in others)),
         artist=float(np.mean([s.artist_right for s in scores])), genre=float(np.mean([s.genre_right for s in scores])),
     )  # fmt: skip
+
+
+def onsets_found(run: Path, level: int) -> float:
+    """Share of the characters heard at a level that begin within ONSET_SEC of where the alignment puts them.
+
+    Characters asked for count that are heard and that the alignment knows; 0 where there is none.
+    """
+    store, folder = CodeStore.open(run / "codes"), RunFolder(run, {})
+    close = []
+    for number, (song, one) in enumerate(zip(asked_of(run), heard(run, level), strict=True)):
+        weights = folder.load_alignment(number)
+        if weights is None:
+            continue
+        times = character_times(weights, store.geometry.top_hop / store.geometry.sr_hz)
+        for start, found in zip(_score(song, one).starts, times, strict=False):
+            if start is not None and found is not None:
+                close.append(abs(start - found[0]) <= ONSET_SEC)
+    return float(np.mean(close)) if close else 0.0
 
 
 def _score(song: SongMeta, one: listen.Heard) -> score.SungScore:

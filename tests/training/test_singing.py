@@ -157,7 +157,7 @@ def test_the_top_prior_reads_its_lyrics(codes, top):
 
 def test_it_sings(folder, vqvae, top, upsamplers):
     """(d) Characters asked for are heard, read at every level; another song's are not."""
-    run = sing(folder, f"sung_{top.name}", ASKED, [top, *upsamplers])
+    run = sing(folder, f"sung_{top.name}", [top, *upsamplers])
     asked = singing.asked_of(run)
     for level in (2, 1, 0):
         found = singing.compare(asked, singing.heard(run, level))
@@ -166,3 +166,11 @@ def test_it_sings(folder, vqvae, top, upsamplers):
     check("against lyrics of other songs", found.control, 0.75, most=False)
     check("songs sung by the artist asked for", found.artist, 0.9, most=False)
     check("songs in the genre asked for", found.genre, 0.9, most=False)
+
+
+def test_characters_begin_where_the_alignment_puts_them(folder, codes, top, upsamplers):
+    """The head that follows the lyrics is found, and the songs are aligned by it."""
+    program("align", "--find", f"--model={top}", f"--codes={codes}", ranks=1)
+    run = sing(folder, f"sung_{top.name}", [top, *upsamplers])
+    program("align", f"--logdir={run}", ranks=1)
+    check("characters that begin within 0.25 s of their alignment", singing.onsets_found(run, 0), 0.8, most=False)
