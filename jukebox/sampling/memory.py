@@ -60,8 +60,8 @@ class Room:
             else:
                 del waiting[: len(batch)]
                 continue
-            if torch.cuda.is_available():  # outside of `except`: the failed batch is free only there
-                torch.cuda.empty_cache()
+            if torch.accelerator.is_available():  # outside of `except`: the failed batch is free only there
+                torch.accelerator.empty_cache()
 
     def _halve(self, songs: int, reason: str) -> None:
         if songs == 1:

@@ -57,7 +57,7 @@ def measure(shape: PriorShape, form: Form, songs: int, chunk_size: int | None, d
 
     given_sec = _timed(given, device, 1) / rows
     state.position = place
-    step = FixedStep(prior, state, cond) if torch.device(device).type == "cuda" else None
+    step = FixedStep(prior, state, cond) if torch.device(device).type != "cpu" else None
     before = before[:, :1]
     most = min(prior.n_ctx - place - 1, 200)
     step_sec = _timed(lambda: choose(step(before) if step else next_logits(prior, before, state, cond)), device, most)
@@ -95,5 +95,5 @@ def _timed(work: Callable[[], Any], device: str, most: int) -> float:
 
 
 def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
