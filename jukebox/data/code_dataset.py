@@ -55,9 +55,7 @@ def open_codes(where: str) -> CodeStore:
     if folder.suffix == ".json" or folder.is_file():
         config = read_config(where)
         if not isinstance(config, PreEncodedDirs) or len(config.datasets) != 1:
-            raise DataError(
-                f"{where}: a prior trains on one data set of type pre_encoded (codes.py join adds stores)"
-            )
+            raise DataError(f"{where}: a prior trains on one data set of type pre_encoded (codes.py join adds stores)")
         for name in ("latent_crop_length", "min_length_sec", "max_length_sec"):
             if getattr(config, name) is not None:
                 raise DataError(

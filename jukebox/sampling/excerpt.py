@@ -60,7 +60,9 @@ def stretch_of(part: Part, songs: Sequence[Song], plans: Mapping[int, LevelPlan]
     return Stretch(max(0, min(start, stop - window)) // top_hop * top_hop, stop)
 
 
-def session_of(session: Session, stretch: Stretch, songs: Sequence[Song], part: Part) -> tuple[Session, Part, list[Song]]:
+def session_of(
+    session: Session, stretch: Stretch, songs: Sequence[Song], part: Part
+) -> tuple[Session, Part, list[Song]]:
     """The session, part and songs of an excerpt; its folder is made ready. Raises UsageError where codes are missing."""
     hops, rate, top = session.geometry.hops, session.geometry.sr_hz, session.top
     root = session.folder.root / FOLDER / f"{stretch.start / rate:.2f}-{stretch.stop / rate:.2f}"
@@ -73,7 +75,11 @@ def session_of(session: Session, stretch: Stretch, songs: Sequence[Song], part: 
         )
     levels = tuple(level for level in part.levels if not all(crop.have(level) for crop in crops))
     inner = copy.copy(session)
-    asked: dict[str, Any] = {**session.folder.asked, "stretch": [stretch.start, stretch.stop], "items": sorted(part.items)}
+    asked: dict[str, Any] = {
+        **session.folder.asked,
+        "stretch": [stretch.start, stretch.stop],
+        "items": sorted(part.items),
+    }
     inner.folder = RunFolder(root, asked)
     inner.times = LyricTimes(inner.folder, None, rate)
     inner.exports = Exports(

@@ -204,7 +204,10 @@ class Session:
                         self.folder.save([song], level)
                 lineage.adopt(self.folder.root, [r.parent for r in requests if r.parent], self.sample.codes_file)
                 items = [request.to_json() for request in requests]
-                day, files_sung = f"{time.localtime().tm_mday} {time.strftime('%B %Y')}", model_set.checkpoint_digests(self.models)
+                day, files_sung = (
+                    f"{time.localtime().tm_mday} {time.strftime('%B %Y')}",
+                    model_set.checkpoint_digests(self.models),
+                )
                 self.folder.remember(Remembered(order, items, self.command(alone=True), day, files_sung))
 
         self.comm.run_first(begin)
