@@ -12,7 +12,7 @@ ENTRIES = [
     "train", "sample", "pre_encode", "codes", "make_corpus", "demo", "serve", "fetch", "export", "align", "make_ids",
     "unwrap", "features",
 ]  # fmt: skip
-SHARED = ["hparams", "data/ids", "data/singer"]  # read from the clone, or from jukebox/_share (hparams/presets.py, share_folder)
+SHARED = ["hparams", "data/ids", "data/singer"]  # in the clone, or in jukebox/_share (hparams/presets.py, share_folder)
 
 
 def shared_files() -> list[str]:
