@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 ROOT = Path(__file__).resolve().parents[2]
 EFFORT = float(os.environ.get("JUKEBOX_TEST_EFFORT", "1"))
 RECIPES = ("tiny_lyrics", "tiny_lyrics_sep")
-SONGS, HELD_OUT, ASKED = (max(40, round(EFFORT * 3200)), 12, 32) if EFFORT >= 1 else (40, 2, 4)
+SONGS, HELD_OUT, ASKED = (6400, 12, 32) if EFFORT >= 1 else (40, 2, 4)
 SONG_SEC, SUNG_SEC = 5.96, 5.76
-STEPS = {"tiny_lyrics_vqvae": 3000, "tiny_lyrics": 3000, "tiny_lyrics_sep": 3000, "up1": 1500, "up0": 1500}
+STEPS = {"tiny_lyrics_vqvae": 3000, "tiny_lyrics": 6000, "tiny_lyrics_sep": 6000, "up1": 7000, "up0": 1400}
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def codes(folder, corpus, vqvae):
 def upsamplers(folder, codes):
     return [
         train(
-            folder, "tiny_lyrics_upsampler", f"up{level}", "--bs=12", "--prior", f"--level={level}", f"--codes={codes}"
+            folder, "tiny_lyrics_upsampler", f"up{level}", "--bs=6", "--prior", f"--level={level}", f"--codes={codes}"
         )
         for level in (1, 0)
     ]
@@ -93,7 +93,7 @@ def upsamplers(folder, codes):
 
 @pytest.fixture(scope="session", params=RECIPES)
 def top(request, folder, codes):
-    return train(folder, request.param, request.param, "--bs=12", "--prior", "--level=2", f"--codes={codes}")
+    return train(folder, request.param, request.param, "--bs=6", "--prior", "--level=2", f"--codes={codes}")
 
 
 def check(name, value, bound, most=True):
@@ -112,7 +112,7 @@ def sing(folder, name, asked, models, songs=ASKED):
             requests, songs, length_sec=SONG_SEC, unlike=[json.loads(line)["lyrics"] for line in lines], seed=50000
         )
     program("sample", f"--model={','.join(map(str, models))}", f"--name={folder / name}", f"--requests={requests}",
-            f"--sample_length_in_seconds={SUNG_SEC}")  # fmt: skip
+            f"--sample_length_in_seconds={SUNG_SEC}", "--temp=0.3,0.3,0.8")  # fmt: skip
     return folder / name
 
 
