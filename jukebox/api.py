@@ -77,7 +77,7 @@ def load(
 ) -> Model:  # fmt: skip
     """A model set by name, a run (its folder, or its name below logs/), a checkpoint file, or several by comma.
 
-    device: auto, cpu, cuda or cuda:N. dtype: of the priors' weights, as --dtype of sample.py. restore_vqvae: the VQ-VAE
+    device: as --device of sample.py. dtype: of the priors' weights, as --dtype of sample.py. restore_vqvae: the VQ-VAE
     in place of the one the model names. ids_dir: tables of artists and genres. hop_fraction: step between windows as a
     share of the window, when sampling. The VQ-VAE is read now, a prior when it is first needed. Nothing is downloaded.
     Raises UserError.

@@ -1,5 +1,6 @@
 """What all tests share: one thread, the root of the repository, programs run under a real mpiexec, one Chromium."""
 
+import logging
 import os
 import shutil
 import signal
@@ -25,8 +26,9 @@ MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathse
 
 @pytest.fixture(autouse=True)
 def one_program_per_test() -> Iterator[None]:
-    """A test that runs a program here, in this process, leaves no connection to the next one."""
+    """A test that runs a program here, in this process, leaves no connection and no silence to the next one."""
     job.comm = None
+    logging.getLogger("jukebox").setLevel(logging.INFO)
     yield
     job.comm = None
 

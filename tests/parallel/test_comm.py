@@ -73,8 +73,9 @@ def two_ranks(mpiexec, jukebox_root):
 
 def test_a_frozen_rank_is_named(two_ranks):
     """Row P10: the timeout fires and says who is missing."""
+    job = two_ranks("freeze")
     began = time.monotonic()
-    _, err = two_ranks("freeze").communicate(timeout=30)
+    _, err = job.communicate(timeout=30)
     assert err.startswith("[rank 0] PeerLost: no answer from rank 1: frozen, or busy for longer than --dist_timeout")
     assert time.monotonic() - began < 2 + 10
 
