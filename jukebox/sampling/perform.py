@@ -56,6 +56,8 @@ class Performance:
 
     def events(self) -> Iterator[Made]:
         """See `Session.events`."""
+        if launch.stop_requested():  # from here on a signal asks; it does not kill
+            self._stop()
         self.trace = files.Appender(self.folder.trace(self.comm.rank))
         for song, level in self._mine(self.songs, range(self.session.geometry.levels)):
             if self.exports.is_whole(song, level):  # given, or finished by an earlier start

@@ -207,7 +207,11 @@ def test_the_launcher_is_killed(sampling, whole, tmp_path):
 def test_asked_to_stop(sampling, whole, tmp_path, n, number):
     """P9: with what is finished on the page, and a word on how to go on."""
     root = tmp_path / "stopped/songs"
-    code, err = sampling(n, "stopped").told(grown(root, 8), number)
+    at_work = grown(root, 8)
+    everyone = [root / f"progress/trace_{rank}.jsonl" for rank in range(max(1, n))]
+    code, err = sampling(n, "stopped").told(
+        lambda: at_work() and all(path.exists() and path.stat().st_size for path in everyone), number
+    )
     assert code in (130, 143) and (n or code == (130 if number == signal.SIGINT else 143))
     assert "python jukebox/sample.py --model=" in err and "not whole" in (root / "index.html").read_text()
     sampling(n, "stopped").to_the_end()
