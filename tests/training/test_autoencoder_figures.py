@@ -128,10 +128,10 @@ def test_a_prior_learns_the_tokens(trained):
     """The codes of a frame one after the other are a stream as any other, down to the same sample.py."""
     store = pre_encode("tokens", "--is-discrete")
     assert store.geometry.frame == 8 and len(CodeStore.open("tokens")) == TRAINED_ON
-    half = steps(300) // 2
+    half = steps(600) // 2
     words = (
-        "--hps=tiny_prior", "--prior", "--codes=tokens", "--name=prior", "--n_ctx=384", f"--steps={steps(300)}",
-        f"--eval_iters={steps(300)}", f"--save_iters={steps(300)}", f"--lr_start_linear_decay={half}",
+        "--hps=tiny_prior", "--prior", "--codes=tokens", "--name=prior", "--n_ctx=384", f"--steps={steps(600)}",
+        f"--eval_iters={steps(600)}", f"--save_iters={steps(600)}", f"--lr_start_linear_decay={half}",
         f"--lr_decay={half + 1}",
     )  # fmt: skip
     assert program(train_run, "train", *words) == 0
