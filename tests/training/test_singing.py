@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 ROOT = Path(__file__).resolve().parents[2]
 EFFORT = float(os.environ.get("JUKEBOX_TEST_EFFORT", "1"))
 RECIPES = ("tiny_lyrics", "tiny_lyrics_sep")
-SONGS, HELD_OUT, ASKED = (6400, 12, 32) if EFFORT >= 1 else (40, 2, 4)
+SONGS, HELD_OUT, ASKED = (3200, 12, 32) if EFFORT >= 1 else (40, 2, 4)
 SONG_SEC, SUNG_SEC = 5.96, 5.76
 STEPS = {"tiny_lyrics_vqvae": 3000, "tiny_lyrics": 6000, "tiny_lyrics_sep": 6000, "up1": 7000, "up0": 1400}
 
