@@ -176,7 +176,7 @@ def measure(model: str, prior: Prior, n: int, speed: float, steps: int, device: 
         "level_of_20_sec_in_sec": {
             level: round(level_seconds(prior, level, times[2], rate / n), 1) for level in level_of(model)
         }, "extrapolated": True,
-        "cache_gb_per_song": round(state.nbytes() / n / 1e9, 3), "published_cache_gb_per_song": PUBLISHED_CACHE_GB[model],
+        "cache_gb_per_song": round(state.nbytes() / n / 1e9, 6), "published_cache_gb_per_song": PUBLISHED_CACHE_GB[model],
         "peak_gb_per_song": round(taken / n / 1e9, 3), "weights_gb": round(before_bytes / 1e9, 2),
         "published_weights_gb": PUBLISHED_WEIGHTS_GB.get(model),
     }  # fmt: skip
