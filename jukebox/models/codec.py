@@ -14,7 +14,7 @@ from torch import Tensor
 from jukebox.codestore.arrays import ArraySpec
 from jukebox.codestore.geometry import Geometry
 from jukebox.codestore.layout import HALF
-from jukebox.nn.tiles import Chunk, even_chunks, run_chunks
+from jukebox.nn.tiles import Chunk, Span, even_chunks, run_chunks
 from jukebox.vqvae.encdec import Decoder, Encoder
 from jukebox.vqvae.model import VQVAE
 
@@ -97,9 +97,9 @@ class VQVAECodec:
         found = {}
         for level in levels:
             hop = self.geometry.hops[level]
-            embedded = self._encoders[level](x)[0].t()  # (n, emb)
-            kept = slice((piece.keep_start - piece.start) // hop, (piece.keep_stop - piece.start) // hop)
-            found[level] = self._codes(embedded[kept].float(), level).cpu().numpy()
+            kept = Span((piece.keep_start - piece.start) // hop, (piece.keep_stop - piece.start) // hop - 1)
+            embedded = self._encoders[level](x, kept)[0].t()  # (n, emb)
+            found[level] = self._codes(embedded.float(), level).cpu().numpy()
         return found
 
     def _codes(self, rows: Tensor, level: int) -> Tensor:
@@ -144,8 +144,9 @@ class VQVAECodec:
 
         @torch.inference_mode()
         def work(piece: Chunk) -> Tensor:
-            part = self.vqvae.decode([z[:, piece.start : piece.stop].to(self.device)], level, level + 1)[0, :, 0]
-            return part[(piece.keep_start - piece.start) * hop : (piece.keep_stop - piece.start) * hop].cpu()
+            vectors = self.vqvae.codebook(level).lookup(z[:, piece.start : piece.stop].to(self.device))
+            kept = Span((piece.keep_start - piece.start) * hop, (piece.keep_stop - piece.start) * hop - 1)
+            return decoder(vectors.transpose(1, 2), kept)[0, 0].cpu()  # type: ignore[no-any-return]
 
         pieces = even_chunks(z.shape[1], self.chunk_samples // hop, halo, 1)
         for piece, part in run_chunks(work, pieces, _threads(self.device)):

@@ -48,7 +48,8 @@ class Codebook(nn.Module):
         """The nearest vector of each row; rows `[R, w]` float32. The first of equally near ones is taken."""
         vectors = self.vectors.float()
         # |x - k|^2 in the published order of operations, so that near ties fall the same way.
-        distance = (rows**2).sum(-1, keepdim=True) - 2 * rows @ vectors.t() + (vectors.t() ** 2).sum(0, keepdim=True)
+        distance = -2 * rows @ vectors.t()
+        distance.add_((rows**2).sum(-1, keepdim=True)).add_((vectors.t() ** 2).sum(0, keepdim=True))
         least, codes = distance.min(-1)
         return Quantised(codes, self.lookup(codes), least.mean())
 

@@ -26,7 +26,8 @@ from jukebox.errors import UsageError
 
 Form = Literal["fp32", "fp16", "bf16", "int8"]
 
-_linear = torch.ops.mkldnn._linear_pointwise.default  # the overload by name: looking it up costs 6 us a call
+if torch.backends.mkldnn.is_available():  # not on every kind of machine
+    _linear = torch.ops.mkldnn._linear_pointwise.default  # the overload by name: looking it up costs 6 us a call
 _qlinear = torch.ops.onednn.qlinear_pointwise.default
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from jukebox.nn.conv import DecoderBlock, EncoderBlock, ResidualStack, as_before, as_rows, conv
+from jukebox.nn.conv import Chain, DecoderBlock, EncoderBlock, Layer, Proj, ResidualStack
 from jukebox.nn.tiles import Span
 
 
@@ -47,8 +47,8 @@ class LevelShape:
         ]  # fmt: skip
 
 
-class Encoder(nn.Module):
-    """Audio to the embeddings of one level, through the level blocks 0 ... level."""
+class Encoder(Chain):
+    """Audio `[B, 1, T]` to the embeddings of one level `[B, emb, T // hop]`, through the level blocks 0 ... level."""
 
     def __init__(self, shape: LevelShape) -> None:
         super().__init__()
@@ -58,23 +58,17 @@ class Encoder(nn.Module):
             for j, (n, stride) in enumerate(zip(shape.downs_t, shape.strides_t, strict=True))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x `[B, 1, T]` -> `[B, emb, T // hop]`."""
-        h = as_rows(x)
-        for block in self.blocks:
-            h = block(h)
-        return as_before(h, x)
+    def layers(self) -> list[Layer]:
+        return [layer for block in self.blocks for layer in block.layers()]  # type: ignore[operator]
 
     def halo(self) -> tuple[int, int]:
         """Samples that code 0 needs before its first and after its last own sample."""
-        span = Span(0, 0)
-        for block in reversed(self.blocks):
-            span = block.span(span)  # type: ignore[operator]
+        span = self.span(Span(0, 0))
         return -span.first, span.last - (self.hop - 1)
 
 
-class Decoder(nn.Module):
-    """Embeddings of one level to audio, through the level blocks level ... 0."""
+class Decoder(Chain):
+    """Embeddings of one level `[B, emb, N]` to audio `[B, 1, N hop]`, unclipped, through the level blocks level ... 0."""
 
     def __init__(self, shape: LevelShape) -> None:
         super().__init__()
@@ -85,21 +79,15 @@ class Decoder(nn.Module):
             )
             for n, stride in zip(shape.downs_t, shape.strides_t, strict=True)
         )  # fmt: skip
-        self.out = nn.Conv1d(shape.emb_width, 1, 3, padding=1)
+        self.out = Proj(shape.emb_width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x `[B, emb, N]` -> `[B, 1, N hop]`, unclipped."""
-        h = as_rows(x)
-        for block in reversed(self.blocks):
-            h = block(h)
-        return as_before(conv(self.out, h), x)
+    def layers(self) -> list[Layer]:
+        blocks = [layer for block in reversed(self.blocks) for layer in block.layers()]  # type: ignore[operator]
+        return [*blocks, self.out]
 
     def halo(self) -> tuple[int, int]:
         """Codes that the samples of one code need before and after it."""
-        first, last = Span(0, 0).grow(1), Span(self.hop - 1, self.hop - 1).grow(1)
-        for block in self.blocks:
-            first, last = block.span(first), block.span(last)  # type: ignore[operator]
-        return -first.first, last.last
+        return -self.span(Span(0, 0)).first, self.span(Span(self.hop - 1, self.hop - 1)).last
 
 
 def level_shapes(
