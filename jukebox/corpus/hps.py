@@ -10,3 +10,7 @@ class CorpusHps:
     seed: int = key(0, "the same seed makes the same songs", ge=0)
     min_sec: float = key(6.0, "length of the shortest song", unit="seconds", ge=2)
     max_sec: float = key(30.0, "length of the longest song", unit="seconds", ge=2, le=600)
+    unlike: str = key(
+        "", "songs (.jsonl) whose words and runs of four characters no song has, to be asked for later",
+        example="asked.jsonl",
+    )  # fmt: skip

@@ -131,6 +131,21 @@ class Song:
     meta: Truth
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Words and runs of four characters that other lyrics must not have."""
+
+    words: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+
+    @classmethod
+    def by(cls, lyrics: Iterable[str]) -> Taken:
+        """Those of all these lyrics."""
+        texts = list(lyrics)
+        words = frozenset(word for text in texts for word in text.split())
+        return cls(words, frozenset(text[i : i + 4] for text in texts for i in range(len(text) - 3)))
+
+
 def song(
     seed: int,
     *,
@@ -140,8 +155,9 @@ def song(
     seconds: float | None = None,
     sr_hz: int = 16000,
     channels: int = 1,
+    taken: Taken = Taken(),  # noqa: B008 - it cannot change
 ) -> Song:
-    """One song; what is not asked for is drawn from the seed.
+    """One song; what is not asked for is drawn from the seed, lyrics without what is `taken`.
 
     With `seconds` the song is at most that long, less than one tick shorter, and its characters share the time; with
     `lyrics` alone it is as long as they need. Raises DataError for unknown labels or characters, and for lyrics that do
@@ -162,7 +178,7 @@ def song(
             raise DataError(f"{seconds} seconds are too short for a song; give a second or more.")
     if lyrics is None:
         assert n_ticks is not None
-        lyrics = _fit_lyrics(words, round(n_ticks / MEAN_TICKS))
+        lyrics = _fit_lyrics(words, round(n_ticks / MEAN_TICKS), taken)
     if unknown := sorted(set(lyrics) - set(ALPHABET)):
         raise DataError(f"The corpus sings a-z and spaces only; its lyrics cannot contain {''.join(unknown)!r}.")
     ticks = _share_ticks(lengths, len(lyrics), n_ticks)
@@ -195,12 +211,15 @@ def make(
     max_sec: float = 30,
     sr_hz: int | None = 16000,
     channels: int | None = 1,
+    unlike: Iterable[str] = (),
 ) -> Iterator[Song]:
     """Songs whose artists and genres are evenly spread; with another seed, songs of other words.
 
+    No word and no run of four characters of the lyrics `unlike` is sung, so that these are new to who learns the songs.
+
     Without `sr_hz` and `channels` the songs go through 16, 22.05 and 44.1 kHz, mono and stereo.
     """
-    rng = np.random.default_rng([seed, 0xC0])
+    rng, taken = np.random.default_rng([seed, 0xC0]), Taken.by(unlike)
     pairs = [(a, g) for a in ARTISTS for g in GENRES]
     order: list[int] = []
     while len(order) < songs:
@@ -214,11 +233,17 @@ def make(
             seconds=float(rng.uniform(min_sec, max_sec)),
             sr_hz=(16000, 22050, 44100)[i % 3] if sr_hz is None else sr_hz,
             channels=1 + i % 2 if channels is None else channels,
+            taken=taken,
         )
 
 
-def write_corpus(folder: Path, songs: int, seed: int, *, min_sec: float = 6, max_sec: float = 30) -> Path:
-    """Writes songs of all formats, rates and channels in turn, and last their `metadata.jsonl`, whose path it returns."""
+def write_corpus(
+    folder: Path, songs: int, seed: int, *, min_sec: float = 6, max_sec: float = 30, unlike: Iterable[str] = ()
+) -> Path:
+    """Writes songs of all formats, rates and channels in turn, and last their `metadata.jsonl`, whose path it returns.
+
+    `unlike` as in `make`.
+    """
     if not 1 <= songs <= 99999:
         raise DataError(f"--songs={songs}: a corpus has 1 to 99999 songs.")
     if not 2 <= min_sec <= max_sec:
@@ -227,7 +252,8 @@ def write_corpus(folder: Path, songs: int, seed: int, *, min_sec: float = 6, max
         )
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for i, made in enumerate(make(songs, seed, min_sec=min_sec, max_sec=max_sec, sr_hz=None, channels=None)):
+    drawn = make(songs, seed, min_sec=min_sec, max_sec=max_sec, sr_hz=None, channels=None, unlike=unlike)
+    for i, made in enumerate(drawn):
         meta = made.meta
         name = f"song_{i:0{len(str(songs - 1))}d}.{('wav', 'flac', 'mp3', 'ogg', 'm4a')[i % 5]}"
         tags = {"title": meta.title, "artist": meta.artist, "genre": meta.genre, "lyrics": meta.lyrics}
@@ -241,21 +267,14 @@ def write_corpus(folder: Path, songs: int, seed: int, *, min_sec: float = 6, max
 
 def made_up_lyrics(seed: int, characters: int, *, unlike: Iterable[str] = ()) -> str:
     """Pronounceable nonsense of exactly so many characters, no word and no run of four of which is in `unlike`."""
-    words = {word for text in unlike for word in text.split()}
-    runs = {text[i : i + 4] for text in unlike for i in range(len(text) - 3)}
-    return _fit_lyrics(np.random.default_rng([seed, 1]), characters, words, runs)
+    return _fit_lyrics(np.random.default_rng([seed, 1]), characters, Taken.by(unlike))
 
 
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
 _SHAPES = ("cv", "cvc", "vcv", "cvcc", "cvcv", "cvccv", "cvcvc")
 
 
-def _fit_lyrics(
-    rng: np.random.Generator,
-    characters: int,
-    used_words: set[str] | frozenset[str] = frozenset(),
-    used_runs: set[str] | frozenset[str] = frozenset(),
-) -> str:
+def _fit_lyrics(rng: np.random.Generator, characters: int, taken: Taken) -> str:
     text = ""
     for _ in range(20_000):
         if len(text) >= characters:
@@ -269,7 +288,7 @@ def _fit_lyrics(
         fresh = longer[max(0, len(text) - 3) :]
         if any(a == b for a, b in zip(word, word[1:], strict=False)):
             continue
-        if word not in used_words and not any(fresh[i : i + 4] in used_runs for i in range(len(fresh) - 3)):
+        if word not in taken.words and not any(fresh[i : i + 4] in taken.runs for i in range(len(fresh) - 3)):
             text = longer
         elif rng.random() < 0.02:  # perhaps a dead end: every word of the length left is used
             text = ""

@@ -30,6 +30,25 @@ def test_same_seed_same_song_other_seed_other_words(songs):
     assert len(words & others) < 0.05 * len(words)
 
 
+def test_what_shall_be_asked_for_later_is_not_sung(tmp_path):
+    """--unlike: no word and no four characters in a row, which songs of the same seed have without it."""
+    asked = [s.meta.lyrics for s in synth.make(12, seed=3, min_sec=6, max_sec=6)]
+    table = tmp_path / "asked.jsonl"
+    table.write_text("".join(json.dumps({"lyrics": text}) + "\n" for text in asked))
+    flags = ["--songs=12", "--seed=3", "--min_sec=6", "--max_sec=6"]
+    assert main([f"--out={tmp_path / 'songs'}", f"--unlike={table}", *flags]) == 0
+    sung = [json.loads(line)["lyrics"] for line in (tmp_path / "songs" / "metadata.jsonl").read_text().splitlines()]
+    runs = {text[i : i + 4] for text in asked for i in range(len(text) - 3)}
+    words = {word for text in asked for word in text.split()}
+    assert len(sung) == 12 and not any(text[i : i + 4] in runs for text in sung for i in range(len(text) - 3))
+    assert not words & {word for text in sung for word in text.split()}
+    for content, said in (("[1]", "no list of songs"), ("{", "no list of songs"), (None, "No such file")):
+        if content is not None:
+            table.write_text(content)
+        with pytest.raises(UsageError, match=f"--unlike=.*{said}"):
+            main([f"--out={tmp_path / 'more'}", f"--unlike={table if content else tmp_path / 'none'}", *flags])
+
+
 def test_every_character_has_its_own_sound():
     assert len(synth.ALPHABET) == len(set(synth.ALPHABET)) == 27
     assert len(set(synth.CODES.values())) == 27
