@@ -48,6 +48,29 @@ def test_int8_rounds_the_weights_alone_and_many_rows_know_no_neighbours():
 
 
 @torch.inference_mode()
+def test_int8_of_a_few_rows_of_wide_layers_rounds_the_weights_alone(recwarn):
+    plain = layer(Int8.WIDE, 200)
+    packed = linear._packed(plain, "int8")
+    assert not recwarn.list
+    if packed.wide is None:
+        pytest.skip("no exact 8 bit product of FBGEMM on this machine")
+    x = torch.randn(3, Int8.WIDE) * torch.tensor([[0.01], [0.0], [100.0]])
+    x[2, 5] = 1e4  # one value far beyond the others
+    exact = x.double() @ (packed.weight * packed.scale[:, None].double()).t() + plain.bias.double()
+    assert ((packed(x) - exact).norm(dim=1) / exact.norm(dim=1)).max() < 1e-3
+    for row in range(3):
+        assert torch.equal(packed(x[row : row + 1])[0], packed(x)[row]), "a row knows no neighbours"
+
+
+@torch.inference_mode()
+def test_where_no_wide_8_bit_product_is_to_be_had(monkeypatch):
+    monkeypatch.setattr(linear, "_wide_is_exact", lambda: False)
+    plain, x = layer(Int8.WIDE, 24), torch.randn(1, Int8.WIDE)
+    packed = linear._packed(plain, "int8")
+    assert packed.wide is None and (packed(x) - plain(x)).norm() < 0.01 * plain(x).norm()
+
+
+@torch.inference_mode()
 def test_where_the_exact_8_bit_product_is_not_to_be_had(monkeypatch):
     monkeypatch.setattr(linear, "_int8_is_exact", lambda: False)
     plain = layer(64, 96)
