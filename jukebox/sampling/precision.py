@@ -121,14 +121,14 @@ def pack(
     """
     form = _recorded(record, prior, device) if asked == "auto" else asked
     if form is None:
-        form = _fastest(prior.to(device), record)
+        form = _fastest(prior.to(device), record, songs)
     linear.pack(prior, form, songs, device)
     prior.to(device)
     return linear.result_dtype(prior)
 
 
-def _fastest(prior: Prior, record: Path | None) -> Form:
-    candidates = linear.fastest_first(prior.net.pos.device.type)
+def _fastest(prior: Prior, record: Path | None, songs: int) -> Form:
+    candidates = linear.fastest_first(prior.net.pos.device.type, songs, prior.shape.transformer.width)
     verdicts: list[Verdict] = []
     if candidates:
         piece = example(prior)

@@ -128,3 +128,9 @@ def test_layers_at_the_published_head_widths(form, width, heads):
     found = torch.cat([net.extend(part, state) for part in x.split([5, 1, 1, 1, 4], 1)], 1)
     relative = (found - expected).norm() / expected.norm()
     assert relative < {"fp32": 1e-6, "bf16": 0.01, "int8": 0.02}[form]
+
+
+def test_the_fastest_form_depends_on_songs_and_width():
+    below = [form for form in FORMS if form != "fp32"]
+    assert linear.fastest_first("cpu", 1, 1024) == linear.fastest_first("cpu", 16, 1920) == below[::-1]
+    assert linear.fastest_first("cpu", 4, 1024) == below
