@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -29,12 +29,12 @@ MAX_PEAK = 4.0  # beyond, a float file holds no sound but rubbish
 SILENT_PEAK = 2.0**-15  # the last bit of 16
 _END_BYTES = 1 << 16
 _ROUND_SEC = 30.0  # ranks meet and the index is saved this often
-_FORMAT = 1
+_FORMAT = 2
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million of them may be in memory
 class Entry:
     """One file as the scan found it; `reason` is empty if it may be used, length and peak are what decoding gave."""
 
@@ -80,7 +80,7 @@ class Index:
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A file to decode; worker processes get these."""
 
@@ -345,8 +345,9 @@ def _nothing_usable(index: Index) -> str:
 def save_index(cache: Path, root: Path, entries: dict[str, Entry]) -> None:
     """Keep what is known of the files below `root`."""
     cache.parent.mkdir(parents=True, exist_ok=True)
-    rows = [vars(entries[name]) for name in sorted(entries)]
-    files.publish_json(cache, {"format": _FORMAT, "root": os.fspath(root), "entries": rows})
+    columns = [column.name for column in fields(Entry)]
+    rows = [[getattr(entries[name], column) for column in columns] for name in sorted(entries)]
+    files.publish_json(cache, {"format": _FORMAT, "root": os.fspath(root), "columns": columns, "entries": rows})
 
 
 def load_index(cache: Path, root: Path) -> dict[str, Entry]:
@@ -355,7 +356,8 @@ def load_index(cache: Path, root: Path) -> dict[str, Entry]:
         saved = json.loads(cache.read_text(encoding="utf-8"))
         if saved["format"] != _FORMAT or saved["root"] != os.fspath(root):
             return {}
-        return {row["file"]: Entry(**row) for row in saved["entries"]}
+        columns = saved["columns"]
+        return {row[0]: Entry(**dict(zip(columns, row, strict=True))) for row in saved["entries"]}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
