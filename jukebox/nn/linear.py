@@ -148,21 +148,22 @@ class Int8(Packed):
         self.weight, self.scale = _quantised(weight)
         self.scale_few = self.scale.to(torch.bfloat16)
         self.few = sys.maxsize  # rows that are few
-        self.wide = None
-        if weight.is_cuda:
+        self.wide, self.on_gpu = None, weight.is_cuda
+        if self.on_gpu:
             self.few = self.FEW_ON_GPU if self._has_kernel() else 0
             self.result = torch.float32 if bias is None else torch.bfloat16
         elif _int8_is_exact():
             self.few = 0 if self.n_in % self.LANES else self.FEW
-            if self.few and self.n_in >= self.WIDE and _wide_is_exact():
-                self.wide = _wide_pack(self.weight, self.scale)
             self.ordered = torch.ops.onednn.qlinear_prepack(self.weight, None)
             self.zeros = torch.zeros(self.n_out, dtype=torch.int32)
             self.offset, self.least = torch.tensor(self.OFFSET), torch.tensor(1e-30)
+            if self.few and self.n_in >= self.WIDE and _wide_is_exact():
+                self.wide = _wide_pack(self.weight, self.scale)
+                self.weight = self.weight.new_empty(0)
 
     def product(self, x: Tensor) -> Tensor:
         if len(x) > self.few:
-            return self._widened(x).to(self.result) if self.weight.is_cuda else self._digits(x)
+            return self._widened(x).to(self.result) if self.on_gpu else self._digits(x)
         if self.wide is not None:
             return self._few_wide_rows(x)
         y = self._few_rows(x)
