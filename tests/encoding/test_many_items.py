@@ -26,7 +26,7 @@ import os
 os.fsync = lambda _: None
 folder = Path({folder!r})
 for i in range({count}):
-    make_song(folder / "music" / f"{{i:04d}}.wav", 4000 + i)
+    make_song(folder / "music" / f"{{i:04d}}.wav", 4000 + 50 * (i % 20))
 peaks, add = [], run.StoreWriter.add
 def watched(self, *rest):
     add(self, *rest)
@@ -42,6 +42,7 @@ print(peaks[99], peaks[-1])
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_memory_is_flat_over_a_thousand_items(tmp_path):
+    """Of twenty lengths: for each new one oneDNN keeps kernels, 0.15 MB a convolution, 1,024 of them at most."""
     here = Path(__file__).parent
     program = PROGRAM.format(paths=[str(here), str(here.parents[1])], folder=str(tmp_path), count=1000)
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=900)
