@@ -40,7 +40,9 @@ STEPS = {  # all of them, and those before the learning rate begins to fall
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     kept = os.environ.get("JUKEBOX_SINGING")
-    return Path(kept).resolve() if kept else tmp_path_factory.mktemp("singing")
+    found = Path(kept).resolve() if kept else tmp_path_factory.mktemp("singing")
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def program(name, *flags, ranks=2):
