@@ -31,7 +31,7 @@ def rows(prior: Prior, about: dict[str, object], lengths: list[int]) -> None:
     reference, targets = piece.logits(prior), piece.codes + prior.shift
     for form in linear.forms("cpu"):
         back = linear.way_back(prior)
-        linear.pack(prior, form, 2)
+        linear.pack(prior, form)
         found = piece.logits(prior)
         back()
         for n in lengths:

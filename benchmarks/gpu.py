@@ -133,7 +133,7 @@ def check(model: str, form: linear.Form, device: Device, small: bool) -> dict[st
     """A net of the true widths with one layer of each kind: a form on the device against plain float32 on the CPU."""
     codes, expected = reference(model, small)
     prior = plain_prior(shape_of(model, small), "cpu", cut=one_of_each_kind)
-    linear.pack(prior, form, 2, device.name)
+    linear.pack(prior, form, device.name)
     found = teacher_forced(prior.to(device.name), codes, device.name)
     error = ((expected - found).abs().max() / (expected.max() - expected.min())).item()
     same = (expected.argmax(-1) == found.argmax(-1)).float().mean().item()

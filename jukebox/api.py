@@ -359,7 +359,7 @@ class Model:
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _new_choir(self) -> Choir:
-        return Choir(self.models, self._vqvae, self._known, self._dtype, self.device, songs=16)
+        return Choir(self.models, self._vqvae, self._known, self._dtype, self.device)
 
     def _number(self, blends: Sequence[Blend]) -> None:
         """Make blends known to all levels; priors are read anew, with their voices."""

@@ -22,16 +22,16 @@ from jukebox.sampling.requests import LevelSettings
 class Choir:
     """Loads priors when they are asked for and packs them in the form that --dtype asks for.
 
-    levels: what is known of each; songs: so many are sampled at once; together: keep every prior, else drop one before
-    the next is loaded. record: folder that keeps which form was found to pass, for a run that goes on; None = measure.
+    levels: what is known of each; together: keep every prior, else drop one before the next is loaded. record: folder that
+    keeps which form was found to pass, for a run that goes on; None = measure.
     """
 
     def __init__(
-        self, models: ModelSet, vqvae: Resolved, levels: Mapping[int, Level], draw: DrawHps, device: str, songs: int,
+        self, models: ModelSet, vqvae: Resolved, levels: Mapping[int, Level], draw: DrawHps, device: str,
         *, together: bool = True, record: Path | None = None,
     ) -> None:  # fmt: skip
         self.models, self.vqvae, self.levels, self.draw, self.device = models, vqvae, levels, draw, device
-        self.songs, self.together, self.record = songs, together, record
+        self.together, self.record = together, record
         self._loaded: dict[int, tuple[Prior, torch.dtype]] = {}
         self._steps: dict[int, Steps] = {}  # recorded, with the memory they go on in
 
@@ -46,7 +46,7 @@ class Choir:
             prior, _ = model_set.load_prior(part, self.vqvae, level)
             self.levels[level].add_blends(prior)
             record = self.record / f"precision_{level}.json" if self.record else None
-            self._loaded[level] = prior, precision.pack(prior, self.draw.dtype, record, self.songs, self.device)
+            self._loaded[level] = prior, precision.pack(prior, self.draw.dtype, record, self.device)
         return self._loaded[level]
 
     def singer(self, level: int, settings: LevelSettings) -> LevelSinger:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from jukebox.nn.cache import DecodeState
+from jukebox.nn.linear import Rows
 from jukebox.prior.model import Conditioning, Prior
 from jukebox.sampling.graphs import Steps
 
+log = logging.getLogger(__name__)
+
 Choose = Callable[[Tensor, int], Tensor]
 """Logits `[B, K]` and the place of the code in the window -> codes `[B]`."""
+
+Step = Callable[[Tensor], Tensor]
+"""The token drawn last, `[B, 1]`, or none at the start, `[B, 0]` -> logits `[B, K]` of the next."""
 
 
 @torch.inference_mode()
@@ -39,8 +46,14 @@ def decode_window(
         prior.net.transformer.encode(cond.encoded, state)
     tokens = torch.cat([prior.tokens(given, cond), given.new_zeros(B, length - m)], 1)
     at = prior.prefix + m  # place of the next token in the sequence
-    logits = prior.net.out(prefill(prior, tokens[:, :at], cond, state, chunk_size)[:, -1])
-    step = steps.after_prefill(prior, state, cond) if steps else None
+    step = None if steps else stepper(prior, state, cond)
+    if step and at == 0:  # the start vector alone is a step too
+        logits = step(tokens[:, :0])
+    else:
+        logits = prior.net.out(prefill(prior, tokens[:, :at], cond, state, chunk_size)[:, -1])
+    if steps:
+        step = steps.after_prefill(prior, state, cond)
+    assert step is not None
     while True:
         if mask_lyric_codes and prior.shift:
             logits[:, : prior.shift] = -torch.inf
@@ -50,12 +63,24 @@ def decode_window(
             on_code()
         if at == tokens.shape[1]:
             return prior.codes(tokens)
-        before = tokens[:, at - 1 : at]
-        logits = step(before) if step else next_logits(prior, before, state, cond)
+        logits = step(tokens[:, at - 1 : at])
+
+
+def stepper(prior: Prior, state: DecodeState, cond: Conditioning) -> Step:
+    """The steps that go on from `state`: compiled as one function where the prior is packed for a CPU, else layer by
+    layer. Logits are good until the next step."""
+    if isinstance(prior.net.out, Rows):
+        try:
+            from jukebox.sampling.compiled import CompiledStep  # numba takes half a second to come
+        except ImportError as error:
+            log.warning("steps are not compiled, and slower for it: %s", error)
+        else:
+            return CompiledStep(prior, state, cond)
+    return lambda before: next_logits(prior, before, state, cond)
 
 
 def next_logits(prior: Prior, before: Tensor, state: DecodeState, cond: Conditioning) -> Tensor:
-    """One step: the token drawn last, `[B, 1]` -> logits `[B, K]` of the next."""
+    """One step, layer by layer; tokens as in `Step`."""
     logits: Tensor = prior.net.out(prior.net.extend(before, state, cond.x_cond, cond.start)[:, -1])
     return logits
 

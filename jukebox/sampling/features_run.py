@@ -91,7 +91,7 @@ class Folder:
         self.identity = self._identity(models.name, prior, layers, pool)
         del prior.net.transformer.layers[max(layers) :]  # never computed, and half of a large prior
         if asked.dtype != "fp32":
-            linear.pack(prior, asked.dtype, asked.batch_size)
+            linear.pack(prior, asked.dtype)
         self.extractor = Extractor(
             prior, self.known.plan, geometry.sr_hz, layers, pool, self.known.labeller, asked.batch_size,
             linear.result_dtype(prior),

@@ -146,24 +146,22 @@ def _imitate(prior: Prior, form: Form, kind: str) -> None:
 
 
 class _Product(linear.Packed):
-    """What `linear.OneDNN` and `linear.Int8` make on their way, on tensors without memory."""
+    """What `linear.Rows` makes on its way, on tensors without memory; oneDNN puts the weights in order beside them."""
 
     def __init__(self, weight: Tensor, bias: Tensor, form: Form) -> None:
         super().__init__(weight, bias)
         self.form = form
 
     def product(self, x: Tensor) -> Tensor:
-        m = len(x)
-        if self.form == "int8" and m > linear.Int8.FEW:
-            q = torch.empty_like(x).to(torch.int32)
-            digits = x.new_empty(2 * m, self.n_in, dtype=torch.uint8)
-            y = x.new_empty(2 * m, self.n_out)
-            y = torch.add(y[:m], y[m:])
-            del q, digits
-            return y + 1
+        m, orders = len(x), 2 if self.form == "int8" else 1
         if self.form == "fp32":
-            return x.new_empty(m, self.n_out)
-        return x.to(torch.bfloat16).new_empty(m, self.n_out).float()
+            ordered = x.new_empty(self.n_out, self.n_in)
+            y = x.new_empty(m, self.n_out)
+        else:
+            ordered = x.new_empty(orders * self.n_out, self.n_in, dtype=torch.bfloat16)
+            y = x.to(torch.bfloat16).new_empty(m, self.n_out).float() + 1
+        del ordered
+        return y
 
 
 def _made_up(prior: Prior, songs: int) -> tuple[Tensor | None, Tensor | None]:

@@ -111,9 +111,9 @@ def measure(prior: Prior, form: Form, piece: Example, reference: Tensor) -> tupl
 
 
 def pack(
-    prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None, songs: int = 16, device: str = "cpu"
+    prior: Prior, asked: Literal["auto"] | Form, record: Path | None = None, device: str = "cpu"
 ) -> torch.dtype:  # fmt: skip
-    """Pack a prior for sampling, so many songs at once, on a device; the dtype of its caches.
+    """Pack a prior for sampling on a device; the dtype of its caches.
 
     auto takes the fastest form that passes the gate, and float32 where none does. The verdicts go to `record`, a JSON
     file, and a run that goes on takes what it says: all its windows are sampled alike. A form that is known beforehand
@@ -121,14 +121,14 @@ def pack(
     """
     form = _recorded(record, prior, device) if asked == "auto" else asked
     if form is None:
-        form = _fastest(prior.to(device), record, songs)
-    linear.pack(prior, form, songs, device)
+        form = _fastest(prior.to(device), record)
+    linear.pack(prior, form, device)
     prior.to(device)
     return linear.result_dtype(prior)
 
 
-def _fastest(prior: Prior, record: Path | None, songs: int) -> Form:
-    candidates = linear.fastest_first(prior.net.pos.device.type, songs, prior.shape.transformer.width)
+def _fastest(prior: Prior, record: Path | None) -> Form:
+    candidates = linear.fastest_first(prior.net.pos.device.type)
     verdicts: list[Verdict] = []
     if candidates:
         piece = example(prior)

@@ -297,7 +297,7 @@ class Session:
     def choir(self, levels: Collection[int], songs: Sequence[Song]) -> Choir:
         """The priors of these levels, for these songs."""
         return Choir(
-            self.models, self.vqvae_hps, self.levels, self.draw, self.comm.device, len(songs),
+            self.models, self.vqvae_hps, self.levels, self.draw, self.comm.device,
             together=self.forecast(songs, levels).fits_together, record=self.folder.root / "progress",
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from jukebox.nn import linear
 from jukebox.nn.linear import Form
 from jukebox.prior.model import Conditioning, Prior, PriorShape
-from jukebox.sampling.decode import next_logits
+from jukebox.sampling.decode import stepper
 from jukebox.sampling.graphs import FixedStep
 from jukebox.sampling.logits import Knobs, draw, gumbel
 
@@ -57,10 +57,10 @@ def measure(shape: PriorShape, form: Form, songs: int, chunk_size: int | None, d
 
     given_sec = _timed(given, device, 1) / rows
     state.position = place
-    step = FixedStep(prior, state, cond) if torch.device(device).type != "cpu" else None
+    step = FixedStep(prior, state, cond) if torch.device(device).type != "cpu" else stepper(prior, state, cond)
     before = before[:, :1]
     most = min(prior.n_ctx - place - 1, 200)
-    step_sec = _timed(lambda: choose(step(before) if step else next_logits(prior, before, state, cond)), device, most)
+    step_sec = _timed(lambda: choose(step(before)), device, most)
     head_sec = min(step_sec, _timed(lambda: choose(prior.net.out(hidden)), device, 20))
     return Speed(head_sec + (step_sec - head_sec) * scale, given_sec * scale)
 
@@ -77,7 +77,7 @@ def _cut(shape: PriorShape, form: Form, songs: int, device: str) -> Prior:
     prior = prior.to_empty(device=device).eval().requires_grad_(False)
     for parameter in prior.parameters():
         parameter.fill_(0.01)
-    linear.pack(prior, form, songs)
+    linear.pack(prior, form)
     return prior
 
 

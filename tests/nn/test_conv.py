@@ -62,4 +62,4 @@ def test_without_one_dnn(run_mpi):
     program = Path(__file__).with_name("without_onednn.py")
     done = run_mpi(0, [program], timeout=120)
     assert done.code == 0, done.err
-    assert json.loads(done.out) == {"forms": ["fp32"], "stack": True, "packed": True}
+    assert json.loads(done.out) == {"forms": ["fp32", "int8"], "stack": True, "packed": True}

@@ -59,7 +59,7 @@ def sample(shape: PriorShape, form: linear.Form, songs: int, given: int, chunk_s
     prior = prior.to_empty(device="cpu").eval().requires_grad_(False)
     for parameter in prior.parameters():
         parameter.fill_(0.01)
-    linear.pack(prior, form, songs)
+    linear.pack(prior, form)
     numbers = torch.Generator().manual_seed(0)
     upper = torch.randint(shape.bins, (songs, prior.n_ctx // prior.ratio)) if prior.ratio else None
     y = made_up_labels(prior, songs, numbers) if prior.labelled else None

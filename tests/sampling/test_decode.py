@@ -122,4 +122,4 @@ def test_auto_takes_what_passes_and_remembers(tmp_path, monkeypatch):
     assert type(prior.net.out) is type(linear._packed(make("upsampler")[0].net.out, FORMS[-1])), "as the record says"
     prior, _ = make("upsampler")
     precision.pack(prior, "auto")
-    assert isinstance(prior.net.out, linear.OneDNN) and prior.net.out.dtype == torch.float32
+    assert isinstance(prior.net.out, linear.Rows) and prior.net.out.form == "fp32"

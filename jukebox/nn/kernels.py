@@ -1,0 +1,433 @@
+"""One step of a transformer as one compiled function: every layer for the next position of a few songs, on a CPU.
+
+Operation by operation a step costs more in calls than in reading its weights (docs/benchmarks.md). Here numba compiles
+it whole, once per machine (kept in `__pycache__`), and some threads walk through it together: each multiplies its share
+of the rows of a matrix, and they meet after every product. A row is summed by one thread in a fixed order, 16 sums side
+by side whatever the processor's vectors are, so that the result is the same for any number of threads, and for a song
+with any others beside it.
+
+Numbers come as arrays; weights and caches as addresses (`Field`, `Matrix`). Rows of weights and activations are padded with
+zeros to LANES numbers, matrices with zero rows to BLOCK.
+"""
+
+# What numba compiles has no types that mypy could follow.
+# mypy: disable-error-code="untyped-decorator,no-untyped-call,attr-defined,import-untyped,misc"
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from jukebox.nn.linear import BLOCK, LANES
+
+FORMS: Final = ("fp32", "bf16", "int8")
+ITEMSIZE: Final = (4, 2, 1)
+
+
+class Matrix(IntEnum):
+    """What a product is told of its weights, `[outputs, inputs]` row by row: addresses (scale is 0 without one), sizes.
+
+    inputs and outputs are padded, to LANES and BLOCK; scale and bias `[outputs]` are float32.
+    """
+
+    WEIGHT, SCALE, BIAS, INPUTS, OUTPUTS = range(5)
+
+
+class Field(IntEnum):
+    """What a layer is told: addresses of its norms, four matrices (`Matrix` behind each), its cache."""
+
+    NORM1, NORM1_BIAS, NORM2, NORM2_BIAS, QKV = range(5)
+    OUT = QKV + len(Matrix)
+    FC = OUT + len(Matrix)
+    PROJ = FC + len(Matrix)
+    STATE = PROJ + len(Matrix)  # S, width of a key
+    CACHE = STATE + 1  # address of keys and values [B, pages, slots, 2S], float32
+    CACHE_SONG = CACHE + 1  # numbers from song to song
+    CACHE_PAGE = CACHE + 2  # numbers from page to page
+    ENCODER = CACHE + 3  # 1 where keys and values are there already
+    COUNT = CACHE + 4
+
+
+_instruction: Any = intrinsic  # its types tell of what it is given, not of what is called
+_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
+_FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
+_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+_ANY_ORDER = {"reassoc", "contract", "nsz", "arcp"}  # sums that one thread makes alone, in an order fixed when compiled
+
+
+def _compiled(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """njit, kept on disk where there is a folder for it."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(cache=True, **_OPTIONS, **more)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # no place to keep it
+            return njit(**_OPTIONS, **more)(function)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+# ------------------------------------------------------------------------------------------------ instructions
+
+
+@_instruction
+def _at(context: Any, address: Any) -> Any:
+    """Float32 numbers at an address."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], _FLOAT.as_pointer())
+
+    return types.CPointer(types.float32)(types.intp), code
+
+
+@_instruction
+def _as_float(context: Any, bits: Any) -> Any:
+    """The float32 of 32 bits."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _FLOAT)
+
+    return types.float32(types.int32), code
+
+
+@_instruction
+def _arrive(context: Any, address: Any) -> Any:
+    """Add one to the counter at an address, seen by all threads at once."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(types.intp), code
+
+
+@_instruction
+def _count(context: Any, address: Any) -> Any:
+    """Read the counter at an address as the other threads left it."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(counter, "seq_cst", 8)
+
+    return types.int64(types.intp), code
+
+
+def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
+    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    value.align = align
+    return value
+
+
+def _weights(builder: Any, form: int, address: Any) -> Any:
+    """LANES weights as float32: as they are, the upper halves of float32, or whole numbers."""
+    if form == 0:
+        return _load(builder, address, _FLOATS, 4)
+    if form == 1:
+        halves = builder.zext(_load(builder, address, ir.VectorType(ir.IntType(16), LANES), 2), _INTS)
+        return builder.bitcast(builder.shl(halves, ir.Constant(_INTS, [16] * LANES)), _FLOATS)
+    return builder.sitofp(builder.sext(_load(builder, address, ir.VectorType(ir.IntType(8), LANES), 1), _INTS), _FLOATS)
+
+
+@_instruction(prefer_literal=True)
+def _dots(
+    context: Any, form: Any, rows: Any, songs: Any, weight: Any, stride: Any, x: Any, x_stride: Any, inputs: Any
+) -> Any:  # fmt: skip
+    """rows x songs dot products of `inputs` numbers; form, rows and songs are constants.
+
+    weight, x: addresses of the first row of weights and of activations (float32); strides from row to row in bytes.
+    """
+    if not all(isinstance(kind, types.IntegerLiteral) for kind in (form, rows, songs)):
+        return None
+    which, R, B = form.literal_value, rows.literal_value, songs.literal_value
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weight, stride, x, x_stride, inputs = args[3:]
+        whole = inputs.type
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fmuladd.v{LANES}f32"
+        )
+        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        sums = [[cgutils.alloca_once(builder, _FLOATS) for _ in range(B)] for _ in range(R)]
+        for place in sum(sums, []):
+            builder.store(zero, place)
+        from_row = [builder.add(weight, builder.mul(stride, ir.Constant(whole, r))) for r in range(R)]
+        from_song = [builder.add(x, builder.mul(x_stride, ir.Constant(whole, b))) for b in range(B)]
+        begin, step = ir.Constant(whole, 0), ir.Constant(whole, LANES)
+        with cgutils.for_range_slice(builder, begin, inputs, step, inc=True) as (i, _):
+            x_offset = builder.mul(i, ir.Constant(whole, 4))
+            offset = builder.mul(i, ir.Constant(whole, ITEMSIZE[which]))
+            numbers = [_load(builder, builder.add(start, x_offset), _FLOATS, 4) for start in from_song]
+            for start, places in zip(from_row, sums, strict=True):
+                w = _weights(builder, which, builder.add(start, offset))
+                for number, place in zip(numbers, places, strict=True):
+                    builder.store(builder.call(fma, [w, number, builder.load(place)]), place)
+        found = [_sum_of(builder, builder.load(place)) for place in sum(sums, [])]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    address = types.intp
+    given = (form, rows, songs, address, address, address, address, address)
+    return types.UniTuple(types.float32, R * B)(*given), code
+
+
+def _sum_of(builder: Any, vector: Any) -> Any:
+    """The sum over lanes, halves onto halves."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        low, high = (
+            builder.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(_INT, lanes), list(range(first, first + lanes)))
+            )
+            for first in (0, lanes)
+        )
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.Constant(_INT, 0))
+
+
+_sched_yield = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else None
+_PATIENCE: Final = 20_000  # looks at the counter before a waiting thread lets others run
+
+
+if _sched_yield is not None:
+
+    @_compiled()
+    def _meet(counter: int, goal: int) -> None:
+        """Wait until so many arrivals are counted."""
+        _arrive(counter)
+        looks = 0
+        while _count(counter) < goal:
+            looks += 1
+            if looks > _PATIENCE:
+                _sched_yield()
+
+else:
+
+    @_compiled()
+    def _meet(counter: int, goal: int) -> None:
+        """Wait until so many arrivals are counted."""
+        _arrive(counter)
+        while _count(counter) < goal:
+            pass
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+@_compiled(fastmath=_ANY_ORDER)
+def _norm(x: Any, weight: Any, bias: Any, y: Any) -> None:
+    """Layer norm of one position, eps 1e-5: `[W]` -> the first W of y."""
+    n = len(x)
+    mean = np.float32(0)
+    for i in range(n):
+        mean += x[i]
+    mean /= np.float32(n)
+    square = np.float32(0)
+    for i in range(n):
+        square += (x[i] - mean) * (x[i] - mean)
+    scale = np.float32(1) / np.sqrt(square / np.float32(n) + np.float32(1e-5))
+    for i in range(n):
+        y[i] = (x[i] - mean) * scale * weight[i] + bias[i]
+
+
+@_compiled()
+def _copy(y: Any, x: Any) -> None:
+    """x `[W]` into the first W of y."""
+    for i in range(len(x)):
+        y[i] = x[i]
+
+
+@_compiled()
+def _add(y: Any, x: Any, scale: Any) -> None:
+    """y `[W]` plus scale times the first W of x, in place."""
+    for i in range(len(y)):
+        y[i] += scale * x[i]
+
+
+@_compiled(fastmath=_ANY_ORDER)
+def _exp(x: Any) -> Any:
+    """e^x for float32 x from -87 to 88, within 2 units of the last place: 2^n times a series (Cephes' expf)."""
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1)
+    return p * _as_float(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+
+@_compiled(fastmath=_ANY_ORDER)
+def _quick_gelu(x: Any) -> None:
+    """x sigmoid(1.702 x), in place."""
+    for i in range(len(x)):
+        v = x[i]
+        t = min(max(np.float32(-1.702) * v, np.float32(-87)), np.float32(87))
+        x[i] = v / (np.float32(1) + _exp(t))
+
+
+@_compiled(fastmath=_ANY_ORDER)
+def _attend(q: Any, kv: Any, state: int, first: int, seen: int, scores: Any, y: Any) -> None:
+    """One head: q `[D]` against the first `seen` keys and values of a page `[slots, 2S]`, this head's from `first` on."""
+    D = len(q)
+    scale = np.float32(1) / np.sqrt(np.float32(D))
+    most = np.float32(-np.inf)
+    for j in range(seen):
+        key = kv[j, first : first + D]
+        score = np.float32(0)
+        for d in range(D):
+            score += q[d] * key[d]
+        scores[j] = score * scale
+        most = max(most, scores[j])
+    total = np.float32(0)
+    for j in range(seen):
+        scores[j] = _exp(max(scores[j] - most, np.float32(-87)))
+    for j in range(seen):
+        total += scores[j]
+    for d in range(D):
+        y[d] = np.float32(0)
+    for j in range(seen):
+        value, p = kv[j, state + first : state + first + D], scores[j] / total
+        for d in range(D):
+            y[d] += p * value[d]
+
+
+@_compiled()
+def _product(form: int, matrix: Any, x: Any, y: Any, thread: int, threads: int) -> None:
+    """This thread's share of x `[B, inputs]` times a matrix, into its columns of y `[B, outputs]`."""
+    weight, scale, bias = matrix[Matrix.WEIGHT], matrix[Matrix.SCALE], matrix[Matrix.BIAS]
+    inputs, outputs = matrix[Matrix.INPUTS], matrix[Matrix.OUTPUTS]
+    blocks = outputs // BLOCK
+    row = inputs * (4 if form == 0 else 2 if form == 1 else 1)
+    scales, biases = carray(_at(scale), outputs), carray(_at(bias), outputs)
+    songs, x_row = x.shape[0], x.strides[0]
+    for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
+        first = block * BLOCK
+        w = weight + first * row
+        song = 0
+        while song < songs:
+            at = x.ctypes.data + song * x_row
+            if songs - song >= 4:
+                for half in range(2):
+                    _store(
+                        _four_by_four(form, w + half * 4 * row, row, at, x_row, inputs), 4, y, song, first + half * 4
+                    )
+                song += 4
+            else:
+                _store(_eight_by_one(form, w, row, at, x_row, inputs), 1, y, song, first)
+                song += 1
+        for song in range(songs):
+            for r in range(first, first + BLOCK):
+                if scale:
+                    y[song, r] *= scales[r]
+                if bias:
+                    y[song, r] += biases[r]
+
+
+@_compiled()
+def _store(sums: Any, songs: int, y: Any, song: int, row: int) -> None:
+    for i in range(len(sums)):
+        y[song + i % songs, row + i // songs] = sums[i]
+
+
+@_compiled()
+def _eight_by_one(form: int, w: int, row: int, x: int, x_row: int, inputs: int) -> Any:
+    if form == 0:
+        return _dots(0, 8, 1, w, row, x, x_row, inputs)
+    if form == 1:
+        return _dots(1, 8, 1, w, row, x, x_row, inputs)
+    return _dots(2, 8, 1, w, row, x, x_row, inputs)
+
+
+@_compiled()
+def _four_by_four(form: int, w: int, row: int, x: int, x_row: int, inputs: int) -> Any:
+    if form == 0:
+        return _dots(0, 4, 4, w, row, x, x_row, inputs)
+    if form == 1:
+        return _dots(1, 4, 4, w, row, x, x_row, inputs)
+    return _dots(2, 4, 4, w, row, x, x_row, inputs)
+
+
+# ------------------------------------------------------------------------------------------------------- step
+
+
+@_compiled(fastmath={"nsz"})
+def step(
+    thread: int, threads: int, counter: int, form: int, heads: int, res_scale: Any, layers: Any, places: Any, head: Any,
+    x_in: Any, x_out: Any, x: Any, normed: Any, qkv: Any, seen: Any, a: Any, mid: Any, m: Any, scores: Any, logits: Any,
+) -> None:  # fmt: skip
+    """What one of `threads` threads does of a step; all must call it with the same arguments but `thread`.
+
+    counter: address of an int64, 0 before. layers `[depth, Field.COUNT]`, head `[Matrix]`: int64. places `[depth, 3]`:
+    slot, page looked at and slots seen of each layer. x_in `[B, W]`; x_out `[B, W]` is added behind the transformer (or
+    `[0, W]`: nothing). The rest is memory to work in, zero in its padding, first axis of x, normed and scores by thread:
+    x `[threads, B, W]`, normed `[threads, B, inputs]`, qkv, seen, a, mid, m `[B, padded]`, scores `[threads, slots]`.
+    logits `[B, padded bins]` is the result.
+    """
+    B, W = x_in.shape
+    goal = 0
+    own, h, own_scores = x[thread], normed[thread], scores[thread]
+    for b in range(B):
+        _copy(own[b], x_in[b])
+    for layer in range(len(layers)):
+        told = layers[layer]
+        for b in range(B):
+            _norm(own[b], carray(_at(told[Field.NORM1]), W), carray(_at(told[Field.NORM1_BIAS]), W), h[b])
+        _product(form, told[Field.QKV :], h, qkv, thread, threads)
+        goal += threads
+        _meet(counter, goal)
+        _attention(told, places[layer], heads, qkv, seen, own_scores, thread, threads)
+        goal += threads
+        _meet(counter, goal)
+        _product(form, told[Field.OUT :], seen, a, thread, threads)
+        goal += threads
+        _meet(counter, goal)
+        for b in range(B):
+            _add(own[b], a[b], np.float32(1))
+            _norm(own[b], carray(_at(told[Field.NORM2]), W), carray(_at(told[Field.NORM2_BIAS]), W), h[b])
+        _product(form, told[Field.FC :], h, mid, thread, threads)
+        blocks = told[Field.FC + Matrix.OUTPUTS] // BLOCK
+        for b in range(B):
+            _quick_gelu(mid[b, blocks * thread // threads * BLOCK : blocks * (thread + 1) // threads * BLOCK])
+        goal += threads
+        _meet(counter, goal)
+        _product(form, told[Field.PROJ :], mid, m, thread, threads)
+        goal += threads
+        _meet(counter, goal)
+        for b in range(B):
+            if res_scale != 1:  # x + s (a + m)
+                _add(own[b], a[b], res_scale - np.float32(1))
+            _add(own[b], m[b], res_scale)
+    for b in range(B):
+        _copy(h[b], own[b])
+        if len(x_out):
+            _add(h[b, :W], x_out[b], np.float32(1))
+    _product(form, head, h, logits, thread, threads)
+
+
+@_compiled()
+def _attention(
+    told: Any, place: Any, heads: int, qkv: Any, seen: Any, scores: Any, thread: int, threads: int
+) -> None:  # fmt: skip
+    """This thread's share of songs and heads: keep the key and value, look at what the place sees."""
+    songs, state = len(qkv), told[Field.STATE]
+    song_stride, page_stride = told[Field.CACHE_SONG], told[Field.CACHE_PAGE]
+    D = state // heads
+    for item in range(thread, songs * heads, threads):
+        b, first = item // heads, item % heads * D
+        cache = told[Field.CACHE] + 4 * b * song_stride
+        if not told[Field.ENCODER]:
+            kept = carray(_at(cache + 4 * place[0] * 2 * state), 2 * state)
+            for d in range(first, first + D):
+                kept[d] = qkv[b, state + d]
+                kept[state + d] = qkv[b, 2 * state + d]
+        page = carray(_at(cache + 4 * place[1] * page_stride), (place[2], 2 * state))
+        _attend(qkv[b, first : first + D], page, state, first, place[2], scores, seen[b, first : first + D])
