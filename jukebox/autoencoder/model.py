@@ -148,7 +148,9 @@ class Autoencoder(nn.Module):
         """tokens in the bottleneck's own layout ([B, N, Q] if `time_first`, else [B, Q, N]) -> audio [B, C, T]."""
         assert self.discrete is not None
         draws = draws or Draws()
-        return self.decode(self.discrete.decode_tokens(tokens, draws), draws=draws, skip_bottleneck=True)
+        latents = self.discrete.decode_tokens(tokens, draws)  # of grids that learn nothing always float32
+        latents = latents.to(next(self.decoder.parameters()).dtype)
+        return self.decode(latents, draws=draws, skip_bottleneck=True)
 
     def encode_audio(
         self, audio: Tensor, chunks: Chunks | None = None, *, iterate_batch: bool = False, draws: Draws | None = None
