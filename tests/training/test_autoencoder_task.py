@@ -185,14 +185,37 @@ def test_named_schedules_move_per_own_step():
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "text"),
+    ("choice", "text"),
     [
-        ({"type": "Adamm"}, "Adamm"), ({"type": "AdamW", "config": {"lrr": 1}}, "lrr"), ({"type": "LBFGS"}, "LBFGS"),
+        ({"optimizer": {"type": "Adamm"}}, "optimizer: .*Adamm"),
+        ({"optimizer": {"type": "AdamW", "config": {"lrr": 1}}}, "optimizer: .*lrr"),
+        ({"optimizer": {"type": "LBFGS"}}, "optimizer: .*LBFGS"),
+        ({"optimizer": {"type": "AdamW"}, "scheduler": {"type": "StepLR", "config": {"step": 1}}}, "scheduler: .*step"),
     ],
 )  # fmt: skip
-def test_unknown_optimisers_are_named(optimiser, text):
-    with pytest.raises(HparamsError, match=text):
-        task(tree(discriminator=False, optimizer_configs={"autoencoder": {"optimizer": optimiser}}))
+def test_unknown_optimisers_are_named(choice, text):
+    with pytest.raises(HparamsError, match=f"^training.optimizer_configs.autoencoder.{text}"):
+        task(tree(discriminator=False, optimizer_configs={"autoencoder": choice}))
+
+
+def test_a_wrong_optimiser_is_shown_with_its_file(workplace):
+    described = tree(discriminator=False, optimizer_configs={"autoencoder": {"optimizer": {"type": "Adamm"}}})
+    (workplace / "model.json").write_text(json.dumps(described))
+    with pytest.raises(HparamsError, match="^model.json: training.optimizer_configs.autoencoder.optimizer: .*Adamm"):
+        train("--name=x", "--steps=1")
+    (workplace / "model.json").write_text(json.dumps(tree(bottleneck={"type": "tanh"}, loss_configs={})))
+    with pytest.raises(HparamsError, match="^model.json: training.loss_configs: nothing to train on"):
+        train("--name=x", "--steps=1")
+
+
+def test_only_a_discriminator_to_please():
+    """Nothing is compared: the loss is what the discriminator says, and on held-out audio 0."""
+    made = task(tree(bottleneck={"type": "tanh"}, loss_configs={"discriminator": DISCRIMINATOR}))
+    before = copied(made.net)
+    assert set(steps(made, 1)[0][0].metrics) == {"loss_adv", "feature_matching_loss", "latent_std", "data_std"}
+    assert differs(made.net, before)
+    made.net.eval()
+    assert made.measure(batch())[0]["loss"] == 0
 
 
 def test_a_teacher_adds_its_terms():
