@@ -121,6 +121,21 @@ class AutoencoderConfig(Strict):
     def channels_out(self) -> int:
         return self.out_channels or self.io_channels
 
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: `downsampling_ratio`, into which a patched pretransform does not count its
+        oversampling."""
+        return self.downsampling_ratio // self._oversampling
+
+    @property
+    def _oversampling(self) -> int:
+        match self.pretransform.config if self.pretransform is not None else None:
+            case PatchedArgs(oversampling=times):
+                return times
+            case AutoencoderConfig() as inner:
+                return inner.downsampling_ratio // inner.hop
+        return 1
+
     @model_validator(mode="after")
     def _parts_fit(self) -> AutoencoderConfig:
         self._check_audio()
@@ -175,6 +190,10 @@ class AutoencoderConfig(Strict):
                 product = f"{ratio}" if before == 1 else f"{ratio}, times {before} of the pretransform {ratio * before}"
                 raise fail("downsampling_ratio", f"downsampling_ratio is {self.downsampling_ratio}, but the {name}'s strides "
                             f"multiply to {product}")  # fmt: skip
+        if self.downsampling_ratio % self._oversampling:
+            raise fail("pretransform", f"at {self._oversampling} times the rate a downsampling_ratio of "
+                        f"{self.downsampling_ratio} puts frames between samples: oversampling must divide it"
+                        )  # fmt: skip
 
 
 AutoencoderPretransform.model_rebuild()
@@ -217,11 +236,11 @@ class ModelConfig(Strict):
                        f"{self.audio_channels} audio_channels")  # fmt: skip
         self._check_discriminator(self.training)
         self._check_teacher(self.training)
-        whole = self.sample_size // self.model.downsampling_ratio * self.model.downsampling_ratio
+        whole = self.sample_size // self.model.hop * self.model.hop
         for where, least in self.training.least_samples():
             if whole < least:
                 raise fail("sample_size", f"sample_size {self.sample_size} makes {whole} samples in whole frames of "
-                           f"{self.model.downsampling_ratio}: too few for training.{where}, which needs {least}")  # fmt: skip
+                           f"{self.model.hop}: too few for training.{where}, which needs {least}")  # fmt: skip
         return self
 
     def _check_discriminator(self, training: TrainingConfig) -> None:
@@ -238,7 +257,7 @@ class ModelConfig(Strict):
         if training.teacher_model.sample_rate != self.sample_rate:
             raise fail("training.teacher_model.sample_rate", f"the teacher hears {training.teacher_model.sample_rate} Hz, the "
                        f"model {self.sample_rate}")  # fmt: skip
-        for name in "latent_dim", "downsampling_ratio", "channels_in", "channels_out":
+        for name in "latent_dim", "hop", "channels_in", "channels_out":
             if getattr(teacher, name) != getattr(ours, name):
                 raise fail("training.teacher_model.model", f"{name} of the teacher is {getattr(teacher, name)}, of the model "
                            f"{getattr(ours, name)}: each decodes the other's latents, so they must be equal"

@@ -62,6 +62,12 @@ def seanet(**config):
     return {"type": "seanet", "config": {"dimension": 8, "ratios": [2, 4], **config}}
 
 
+def wide(side):
+    """A part of the small config with four channels of audio."""
+    part = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4], "latent_dim": 8}
+    return {"type": "oobleck", "config": {f"{side}_channels": 4, **part}}
+
+
 def of_a_loss():
     """What is wrong in loss_configs: (path of the config, value, message)."""
     judge = "loss_configs.discriminator.config"
@@ -190,6 +196,7 @@ def test_missing_file(tmp_path):
         ("model.bottleneck", {"type": "fsq", "config": {"levels": [8, 1]}}, "model.bottleneck.config.levels[1]: Input should be greater than or equal to 2"),
         ("model.bottleneck", {"type": "dithered_fsq", "config": {"dim": 8, "levels": "many"}}, "model.bottleneck.config.levels: Input should be"),
         ("model.pretransform", {"type": "patched", "config": {"channels": 1, "patch_size": 4}}, "model.encoder: the patched pretransform turns 1 channels into 4, but the encoder has 1"),
+        ("model", {**small()["model"], "encoder": wide("in"), "decoder": wide("out"), "downsampling_ratio": 32, "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 3}}}, "model.pretransform: at 3 times the rate a downsampling_ratio of 32 puts frames between samples: oversampling must divide it"),
         ("model.pretransform", {"type": "dac_pretrained"}, "model.pretransform: pretransform type dac_pretrained is not offered: it downloads"),
         ("model.io_channels", 2, "model.encoder: the encoder takes 1 channels, but the model gets 2"),
         ("model_type", "diffusion_autoencoder", "model_type: diffusion_autoencoder is not offered: "),
