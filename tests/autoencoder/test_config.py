@@ -11,6 +11,7 @@ import torch
 
 from jukebox.autoencoder.config import ModelConfig, read_config
 from jukebox.autoencoder.discriminators import build_discriminator
+from jukebox.autoencoder.losses import GeneratorLosses
 from jukebox.autoencoder.model import Autoencoder
 from jukebox.autoencoder.parts import decoder_channels, encoder_channels
 from jukebox.autoencoder.recipe import TrainingConfig, default_losses
@@ -110,7 +111,7 @@ def test_shipped_configs_have_the_published_tensors(path):
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_fragments_of_the_documents(path, caplog):
-    """Each printed fragment, pasted into a config, works as it stands; a trailing comma is warned about."""
+    """Each printed fragment, pasted into a config, is built as it stands; a trailing comma is warned about."""
     text = path.read_text()
     name = path.name.split(".")[0]
     with caplog.at_level(logging.WARNING):
@@ -125,7 +126,16 @@ def test_fragments_of_the_documents(path, caplog):
     else:
         tree["model"] = fitted(fragment)
         tree["audio_channels"] = 2
-    assert check(ModelConfig, tree, path.name)
+    config = check(ModelConfig, tree, path.name)
+    with torch.device("meta"):
+        assert Autoencoder(config.model).latent_dim == tree["model"]["latent_dim"]
+    if config.training is not None and name != "demo":
+        asked = config.training.losses.model_dump(exclude_unset=True)
+        assert set(asked) == set(fragment)
+        if (part := config.training.losses.discriminator) is not None:
+            assert len(build_discriminator(part, 1).discriminators.discriminators) == 5
+        stft = GeneratorLosses(config).stft
+        assert (stft is not None and len(stft.losses) == 7) == (name == "loss_spectral")
 
 
 def fitted(fragment: dict) -> dict:
@@ -198,6 +208,7 @@ def test_missing_file(tmp_path):
         ("model.pretransform", {"type": "patched", "config": {"channels": 1, "patch_size": 4}}, "model.encoder: the patched pretransform turns 1 channels into 4, but the encoder has 1"),
         ("model", {**small()["model"], "encoder": wide("in"), "decoder": wide("out"), "downsampling_ratio": 32, "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 3}}}, "model.pretransform: at 3 times the rate a downsampling_ratio of 32 puts frames between samples: oversampling must divide it"),
         ("model.pretransform", {"type": "dac_pretrained"}, "model.pretransform: pretransform type dac_pretrained is not offered: it downloads"),
+        ("model.pretransform", {"type": "audiocraft_pretrained"}, "model.pretransform: pretransform type audiocraft_pretrained is not offered: it downloads"),
         ("model.io_channels", 2, "model.encoder: the encoder takes 1 channels, but the model gets 2"),
         ("model_type", "diffusion_autoencoder", "model_type: diffusion_autoencoder is not offered: "),
         ("model_type", "lm", "model_type: a language model over stored tokens is a prior here: leave --model-config out"),
