@@ -171,6 +171,19 @@ def test_a_published_file_and_its_config(build, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("bottleneck", "dtype", "shape"),
+    [(DAC, "int64", (2, 625)), (RVQ, "int64", (625, 2)), (SCALAR, "int32", (4, 625)), (DITHERED, "int64", (625, 2))],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_tokens_lie_in_the_published_layout(build, tmp_path, bottleneck, dtype, shape):
+    published_files(build(bottleneck=bottleneck), tmp_path)
+    pre_encoded(tmp_path, "--is-discrete", "--compat")
+    (file,) = (tmp_path / "store").rglob("*.npy")
+    tokens = np.load(file)
+    assert (tokens.dtype, tokens.shape) == (np.dtype(dtype), shape) and tokens.max() > 1
+
+
+@pytest.mark.parametrize(
     ("kind", "more", "why"),
     [("taae", {"sliding_window": None}, "full attention"), ("seanet", {"norm": "time_group_norm"}, "GroupNorm")],
 )
