@@ -214,6 +214,12 @@ class _AdversarialWeights(Strict):
 class DiscriminatorPart(Part[Kind, Args], Generic[Kind, Args]):
     weights: _AdversarialWeights
 
+    @model_validator(mode="after")
+    def _learns(self) -> DiscriminatorPart[Kind, Args]:
+        if not self.requires_grad:
+            raise fail("requires_grad", "a discriminator is trained in any case; leave it out")
+        return self
+
 
 Discriminator = Annotated[
     Annotated[

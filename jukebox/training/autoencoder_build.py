@@ -142,6 +142,10 @@ def build_players(
     for name, (module, config) in chosen.items():
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         params = [p for _, p in named]
+        if not params:
+            raise HparamsError(
+                "model: requires_grad is false for everything that could learn; leave something to train"
+            )
         kind, arguments = _optimiser(config, training)
         where = f"training.optimizer_configs.{'autoencoder' if name == 'main' else name}"
         with _placed(f"{where}.optimizer" if config else "training.learning_rate"):

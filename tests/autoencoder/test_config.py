@@ -78,6 +78,7 @@ def of_a_loss():
         ({"mrmel": {"config": {"n_mels": [4], "window_lengths": [2], "pow": 1.0, "log_weight": 1.0, "mag_weight": 1.0}, "weights": {"mrmel": 1.0}}}, "loss_configs.mrmel.config.window_lengths[0]: Input should be greater than or equal to 4"),
         ({"discriminator": ("encodec", {**encodec, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [128]})}, f"{judge}.win_lengths: a window of 128 does not fit into an fft of 64"),
         ({"discriminator": ("encodec", {**encodec, "activation_params": {"slope": 0.1}})}, f"{judge}.activation_params: LeakyReLU has no slope; allowed: negative_slope"),
+        ({"discriminator": {"type": "oobleck", "requires_grad": False, "weights": {"adversarial": 1.0, "feature_matching": 1.0}}}, "loss_configs.discriminator.requires_grad: a discriminator is trained in any case"),
         ({"discriminator": ("oobleck", oobleck)}, f"{judge}.in_channels: the discriminator listens to 2 channels, but the model gives 1"),
         ({"discriminator": ("dac", {"periods": [], "fft_sizes": []})}, f"{judge}.periods: periods and fft_sizes are both empty"),
         ({"discriminator": ("dac", {**dac, "rates": [2]})}, f"{judge}.rates: nets at other sample rates never worked"),
@@ -86,7 +87,7 @@ def of_a_loss():
         ({"discriminator": ("dac", {"fft_sizes": [8]})}, f"{judge}.fft_sizes: an fft of 8 has no bin from 0 to 0.1 of its spectrum"),
     ]  # fmt: skip
     for losses, said in faults:
-        if "discriminator" in losses:
+        if isinstance(losses.get("discriminator"), tuple):
             kind, config = losses["discriminator"]
             weights = {"adversarial": 1.0, "feature_matching": 1.0}
             losses = {"discriminator": {"type": kind, "config": config, "weights": weights}}

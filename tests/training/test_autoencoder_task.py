@@ -208,6 +208,14 @@ def test_a_wrong_optimiser_is_shown_with_its_file(workplace):
         train("--name=x", "--steps=1")
 
 
+def test_a_model_that_is_frozen_as_a_whole_is_refused():
+    described = tree(bottleneck={"type": "tanh"})
+    for name in ("encoder", "decoder"):
+        described["model"][name]["requires_grad"] = False
+    with pytest.raises(HparamsError, match="^model: requires_grad is false for everything that could learn"):
+        task(described)
+
+
 def test_only_a_discriminator_to_please():
     """Nothing is compared: the loss is what the discriminator says, and on held-out audio 0."""
     made = task(tree(bottleneck={"type": "tanh"}, loss_configs={"discriminator": DISCRIMINATOR}))
