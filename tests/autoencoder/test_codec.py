@@ -215,3 +215,6 @@ def test_unwrapping(build, tmp_path, monkeypatch):
         state = read_weights(f"out.{ending}")
         assert state.keys() == model.state_dict().keys()
         assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    alone = settings.parse("unwrap", ["--ckpt-path=w.ckpt", "--name=out"]).section(UnwrapHps)
+    with pytest.raises(CheckpointError, match="w.ckpt: weights of an autoencoder .* name it with --model-config"):
+        unwrap(alone)
