@@ -343,8 +343,9 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
         self.codebook_size = int(self.grid.levels.prod())
 
     def encode(self, x: Tensor, draws: Draws, stages: int | None = None) -> tuple[Tensor, Info]:
-        values = self.grid(x.mT.unflatten(-1, (self.num_quantizers, -1)), draws)  # [B, N, Q, L]
-        return values.flatten(2).mT, {"quantizer_indices": self.grid.indices(values)}
+        frames = x.mT.float().unflatten(-1, (self.num_quantizers, -1))  # (B, D, N) -> (B, N, Q, L)
+        values = self.grid(frames, draws)
+        return values.flatten(2).mT.to(x.dtype), {"quantizer_indices": self.grid.indices(values)}
 
     def decode_tokens(self, tokens: Tensor, draws: Draws) -> Tensor:
         return self.grid.lookup(tokens).flatten(2).mT

@@ -21,9 +21,10 @@ from jukebox.autoencoder.parts import (
     bottleneck_width,
     decoder_channels,
     encoder_channels,
+    has_own_loss,
     noise_channels,
 )
-from jukebox.autoencoder.recipe import TrainingConfig
+from jukebox.autoencoder.recipe import OobleckDiscriminatorArgs, TrainingConfig
 from jukebox.autoencoder.schema import Args, Kind, Strict, check, fail, read_json, refused
 
 # ---------------------------------------------------------------------------------------------------- pretransforms
@@ -120,6 +121,21 @@ class AutoencoderConfig(Strict):
     def channels_out(self) -> int:
         return self.out_channels or self.io_channels
 
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: `downsampling_ratio`, into which a patched pretransform does not count its
+        oversampling."""
+        return self.downsampling_ratio // self._oversampling
+
+    @property
+    def _oversampling(self) -> int:
+        match self.pretransform.config if self.pretransform is not None else None:
+            case PatchedArgs(oversampling=times):
+                return times
+            case AutoencoderConfig() as inner:
+                return inner.downsampling_ratio // inner.hop
+        return 1
+
     @model_validator(mode="after")
     def _parts_fit(self) -> AutoencoderConfig:
         self._check_audio()
@@ -174,6 +190,10 @@ class AutoencoderConfig(Strict):
                 product = f"{ratio}" if before == 1 else f"{ratio}, times {before} of the pretransform {ratio * before}"
                 raise fail("downsampling_ratio", f"downsampling_ratio is {self.downsampling_ratio}, but the {name}'s strides "
                             f"multiply to {product}")  # fmt: skip
+        if self.downsampling_ratio % self._oversampling:
+            raise fail("pretransform", f"at {self._oversampling} times the rate a downsampling_ratio of "
+                        f"{self.downsampling_ratio} puts frames between samples: oversampling must divide it"
+                        )  # fmt: skip
 
 
 AutoencoderPretransform.model_rebuild()
@@ -214,12 +234,53 @@ class ModelConfig(Strict):
         if self.model.channels_out != self.audio_channels:
             raise fail("model.out_channels", f"the model gives {self.model.channels_out} channels, to be compared with "
                        f"{self.audio_channels} audio_channels")  # fmt: skip
-        whole = self.sample_size // self.model.downsampling_ratio * self.model.downsampling_ratio
+        self._check_discriminator(self.training)
+        self._check_teacher(self.training)
+        whole = self.sample_size // self.model.hop * self.model.hop
         for where, least in self.training.least_samples():
             if whole < least:
                 raise fail("sample_size", f"sample_size {self.sample_size} makes {whole} samples in whole frames of "
-                           f"{self.model.downsampling_ratio}: too few for training.{where}, which needs {least}")  # fmt: skip
+                           f"{self.model.hop}: too few for training.{where}, which needs {least}")  # fmt: skip
         return self
+
+    def _check_discriminator(self, training: TrainingConfig) -> None:
+        part, given = training.losses.discriminator, self.model.channels_out
+        if part and isinstance(part.config, OobleckDiscriminatorArgs) and part.config.in_channels not in (None, given):
+            raise fail("training.loss_configs.discriminator.config.in_channels", f"the discriminator listens to "
+                       f"{part.config.in_channels} channels, but the model gives {given}; leave it out")  # fmt: skip
+
+    def _check_teacher(self, training: TrainingConfig) -> None:
+        """A teacher decodes the model's latents, and the model its."""
+        if training.teacher_model is None:
+            return
+        teacher, ours = training.teacher_model.model, self.model
+        if training.teacher_model.sample_rate != self.sample_rate:
+            raise fail("training.teacher_model.sample_rate", f"the teacher hears {training.teacher_model.sample_rate} Hz, the "
+                       f"model {self.sample_rate}")  # fmt: skip
+        for name in "latent_dim", "hop", "channels_in", "channels_out":
+            if getattr(teacher, name) != getattr(ours, name):
+                raise fail("training.teacher_model.model", f"{name} of the teacher is {getattr(teacher, name)}, of the model "
+                           f"{getattr(ours, name)}: each decodes the other's latents, so they must be equal"
+                           )  # fmt: skip
+
+    def why_nothing_to_learn(self) -> str | None:
+        """What keeps the training section from training anything, as "path: cure"; None where nothing does."""
+        assert self.training is not None
+        losses = self.training.losses
+        if losses.compares or has_own_loss(self.model.bottleneck):
+            return None
+        if losses.discriminator is None:
+            return (
+                "training.loss_configs: nothing to train on: give spectral, time or mrmel with a weight above 0, or a "
+                "discriminator"
+            )
+        steps = self.training.warmup_steps
+        if not steps:
+            return None
+        return (
+            f"training.warmup_steps: for {steps} steps there is nothing to train on: the discriminator counts only after "
+            "them; add spectral, time or mrmel to loss_configs"
+        )
 
 
 TrainingConfig.model_rebuild(_types_namespace={"ModelConfig": ModelConfig})

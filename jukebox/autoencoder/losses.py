@@ -40,7 +40,7 @@ class GeneratorLosses(nn.Module):
         self.config = losses = config.training.losses
         self.bottleneck = config.model.bottleneck.type if config.model.bottleneck else None
         self.stereo = config.model.channels_out == 2
-        self.stft = _multi_stft(losses.spectral.config, config.sample_rate) if losses.spectral else None
+        self.stft = multi_stft(losses.spectral.config, config.sample_rate) if losses.spectral else None
         self.mel = None
         if losses.mrmel and losses.mrmel.weights.mrmel > 0:
             mel = losses.mrmel.config
@@ -147,7 +147,8 @@ def _terms(args: R.STFTArgs) -> SpectralTerms:
     )  # fmt: skip
 
 
-def _multi_stft(args: R.MultiSTFTArgs, sr_hz: int) -> MultiSTFTLoss:
+def multi_stft(args: R.MultiSTFTArgs, sr_hz: int) -> MultiSTFTLoss:
+    """The spectral loss of a `spectral.config`, for audio of sr_hz."""
     sizes = zip(args.fft_sizes, args.hop_sizes, args.win_lengths, strict=True)
     return MultiSTFTLoss([STFT(*size) for size in sizes], _terms(args), sr_hz)
 

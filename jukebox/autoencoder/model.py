@@ -29,7 +29,7 @@ from jukebox.autoencoder.parts import (
     TAAEDecoderArgs,
     TAAEEncoderArgs,
 )
-from jukebox.autoencoder.pretransforms import build_pretransform
+from jukebox.autoencoder.pretransforms import Patched, build_pretransform
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.seanet import SEANetDecoder, SEANetEncoder
 from jukebox.autoencoder.taae import TAAEDecoder, TAAEEncoder
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.latent_dim, self.hop = config.latent_dim, config.downsampling_ratio
+        self.latent_dim, self.hop = config.latent_dim, config.hop
         # In the order of published checkpoints.
         self.bottleneck = build_bottleneck(config.bottleneck) if config.bottleneck else None
         self.encoder = build_encoder(config.encoder).requires_grad_(config.encoder.requires_grad)
@@ -148,7 +148,9 @@ class Autoencoder(nn.Module):
         """tokens in the bottleneck's own layout ([B, N, Q] if `time_first`, else [B, Q, N]) -> audio [B, C, T]."""
         assert self.discrete is not None
         draws = draws or Draws()
-        return self.decode(self.discrete.decode_tokens(tokens, draws), draws=draws, skip_bottleneck=True)
+        latents = self.discrete.decode_tokens(tokens, draws)  # of grids that learn nothing always float32
+        latents = latents.to(next(self.decoder.parameters()).dtype)
+        return self.decode(latents, draws=draws, skip_bottleneck=True)
 
     def encode_audio(
         self, audio: Tensor, chunks: Chunks | None = None, *, iterate_batch: bool = False, draws: Draws | None = None
@@ -247,12 +249,19 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def _is_resampler(model: Autoencoder, name: str) -> bool:
+    """Whether a tensor is a filter that a patched pretransform with oversampling stores, and that is made here."""
+    oversampled = isinstance(model.pretransform, Patched) and model.pretransform.oversampling > 1
+    return oversampled and name.startswith("pretransform.") and name.endswith("kernel")
+
+
 def load_weights(model: Autoencoder, state: Mapping[str, Tensor], file: str, *, strict: bool = False) -> LoadReport:
     """Copy into `model` what fits by name and shape, and report. `state` may be wrapped; `file` names it in messages.
 
     Raises CheckpointError when nothing matches, or with `strict` when not everything does.
     """
     given, own = unwrapped(state), model.state_dict()
+    given = {name: tensor for name, tensor in given.items() if name in own or not _is_resampler(model, name)}
     fits = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     report = LoadReport(
         matched=list(fits),

@@ -6,7 +6,7 @@ Every setting has its published name and default. No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Generic, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -82,6 +82,19 @@ class DACDecoderArgs(Strict):
         return math.prod(self.rates)
 
 
+ACTIVATIONS = {
+    "ELU": {"alpha", "inplace"}, "ReLU": {"inplace"}, "LeakyReLU": {"negative_slope", "inplace"}, "GELU": set[str](),
+    "SiLU": {"inplace"}, "Tanh": set[str](), "Sigmoid": set[str](), "Identity": set[str](),
+}  # fmt: skip
+"""The parameters of each activation."""
+
+
+def _check_params(key: str, params: Mapping[str, Any] | None, allowed: set[str], of: str) -> None:
+    if unknown := sorted(set(params or ()) - allowed):
+        known = f"allowed: {', '.join(sorted(allowed))}" if allowed else "it has none"
+        raise fail(key, f"{of} has no parameter {unknown[0]}; {known}")
+
+
 class _SEANet(Strict):
     channels: PositiveInt = 1
     dimension: PositiveInt = 128
@@ -116,6 +129,9 @@ class _SEANet(Strict):
             raise fail("norm", "time_group_norm looks at the whole signal, so it cannot be causal")
         if self.n_filters < self.compress:
             raise fail("compress", f"n_filters {self.n_filters} divided by compress {self.compress} leaves no channel")
+        _check_params("activation_params", self.activation_params, ACTIVATIONS[self.activation], self.activation)
+        of_norm = {"eps", "affine"} if self.norm == "time_group_norm" else set[str]()
+        _check_params("norm_params", self.norm_params, of_norm, f"norm {self.norm}")
         return self
 
     @property
@@ -140,6 +156,8 @@ class SEANetDecoderArgs(_SEANet):
     def _trim(self) -> SEANetDecoderArgs:
         if not self.causal and self.trim_right_ratio != 1.0:
             raise fail("trim_right_ratio", "trim_right_ratio other than 1 needs causal true")
+        if (final := self.final_activation) is not None:
+            _check_params("final_activation_params", self.final_activation_params, ACTIVATIONS[final], final)
         return self
 
 
@@ -275,7 +293,17 @@ class RVQArgs(Strict):
     quantize_dropout: bool = False
     quantize_dropout_cutoff_index: NonNegativeInt = 0
     quantize_dropout_multiple_of: PositiveInt = 1
-    use_cosine_sim: Literal[False] = False
+    use_cosine_sim: bool = False
+
+    @model_validator(mode="after")
+    def _offered(self) -> RVQArgs:
+        if self.use_cosine_sim:
+            raise fail("use_cosine_sim", "codebooks compared by direction and learnt by averages are not offered; leave it "
+                       "out, or use dac_rvq, whose codebooks are compared by direction")  # fmt: skip
+        if self.quantize_dropout_cutoff_index >= self.num_quantizers:
+            raise fail("quantize_dropout_cutoff_index", f"must be below num_quantizers {self.num_quantizers}, not "
+                       f"{self.quantize_dropout_cutoff_index}")  # fmt: skip
+        return self
 
 
 class DACQuantiserArgs(Strict):
@@ -301,6 +329,15 @@ class DACRVQArgs(DACQuantiserArgs):
     noise_augment_dim: NonNegativeInt = 0
 
 
+MOST_CODES = 2**31 - 1
+
+
+def _check_codes(levels: Iterable[int]) -> None:
+    if (codes := math.prod(levels)) > MOST_CODES:
+        raise fail("levels", f"the levels of one codebook multiply to {codes} codes, more than the {MOST_CODES} that a "
+                   "token can name; use fewer, or more codebooks (num_codebooks)")  # fmt: skip
+
+
 class FSQArgs(Strict):
     """Finite scalar quantisation (arXiv:2309.15505). `keep_num_codebooks_dim` is accepted; tokens always keep it."""
 
@@ -310,6 +347,11 @@ class FSQArgs(Strict):
     keep_num_codebooks_dim: bool | None = None
     projection_has_bias: bool = True
     noise_augment_dim: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _codes(self) -> FSQArgs:
+        _check_codes(self.levels)
+        return self
 
 
 class DitheredFSQArgs(Strict):
@@ -325,6 +367,7 @@ class DitheredFSQArgs(Strict):
             raise fail(
                 "levels", f"dim {self.dim} needs one number of levels or {self.dim} of them, got {len(self.levels)}"
             )
+        _check_codes(self.levels if isinstance(self.levels, tuple) else (self.levels,) * self.dim)
         return self
 
 
@@ -364,3 +407,13 @@ def bottleneck_width(part: Bottleneck) -> int | None:
 def noise_channels(part: Bottleneck | None) -> int:
     """Channels of noise that a bottleneck's decode appends."""
     return int(getattr(part.config, "noise_augment_dim", 0)) if part is not None else 0
+
+
+def has_own_loss(part: Bottleneck | None) -> bool:
+    """Whether a bottleneck's encode gives something to train on."""
+    match part.config if part is not None else None:
+        case DACQuantiserArgs() as args:
+            return not args.quantize_on_decode or (part is not None and part.type in HALVING)
+        case WassersteinArgs() as args:
+            return not args.bypass_mmd
+    return part is not None and part.type in {"vae", "rvq", "rvq_vae", "softnorm"}

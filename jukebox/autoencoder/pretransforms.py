@@ -110,7 +110,10 @@ class Wavelet(Pretransform):
 
 
 class Patched(Pretransform):
-    """`patch_size` samples become channels, channel-major; the end is padded with zeros and not cut again."""
+    """`patch_size` samples become channels, channel-major; the end is padded with zeros and not cut again.
+
+    With `oversampling` they are samples of so many times the rate, so a frame stands for patch_size / oversampling.
+    """
 
     up: Tensor
     down: Tensor
@@ -135,13 +138,14 @@ class Patched(Pretransform):
         return sinc_resample(audio, self.down, self.down_half, self.oversampling) if self.oversampling > 1 else audio
 
     def encode_span(self, span: Span) -> Span:
-        if self.oversampling > 1:
-            raise Unbounded("oversampling, whose frames are not patch_size samples apart")
-        return span.down(self.patch_size, self.patch_size, 0)
+        span = span.down(self.patch_size, self.patch_size, 0)
+        if self.oversampling == 1:
+            return span
+        return Span(span.first // self.oversampling, span.last // self.oversampling).grow(self.up_half)
 
     def decode_span(self, span: Span) -> Span:
         if self.oversampling > 1:
-            raise Unbounded("oversampling, whose frames are not patch_size samples apart")
+            span = span.down(self.oversampling, 2 * self.down_half + self.oversampling, self.down_half)
         return Span(span.first // self.patch_size, span.last // self.patch_size)
 
 

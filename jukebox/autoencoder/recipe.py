@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from jukebox.autoencoder.config import ModelConfig
 
 SEVEN_SCALES = (2048, 1024, 512, 256, 128, 64, 32)
+TORCH_WINDOWS = ("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window")
+
+
+def _check_windows(key: str, windows: Iterable[int], ffts: Iterable[int]) -> None:
+    for fft, window in zip(ffts, windows, strict=True):
+        if window > fft:
+            raise fail(key, f"a window of {window} does not fit into an fft of {fft}")
 
 
 # ----------------------------------------------------------------------------------------------------------- losses
@@ -40,6 +47,19 @@ class STFTArgs(Strict):
             raise fail("n_bins", f"scale {self.scale} needs n_bins")
         return self
 
+    @model_validator(mode="after")
+    def _known_window(self) -> STFTArgs:
+        if self.window in TORCH_WINDOWS:
+            return self
+        from scipy.signal import get_window  # late: few configs name another window
+
+        try:
+            get_window(self.window, 16)
+        except ValueError:
+            raise fail("window", f"unknown window {self.window}; allowed: {', '.join(TORCH_WINDOWS)}, or a window that "
+                       "scipy.signal.get_window knows by its name alone") from None  # fmt: skip
+        return self
+
 
 class MultiSTFTArgs(STFTArgs):
     """One STFT per entry of the three lists, in samples."""
@@ -53,9 +73,7 @@ class MultiSTFTArgs(STFTArgs):
         if not len(self.fft_sizes) == len(self.hop_sizes) == len(self.win_lengths) > 0:
             raise fail("fft_sizes", f"fft_sizes, hop_sizes and win_lengths need the same number of entries, got "
                        f"{len(self.fft_sizes)}, {len(self.hop_sizes)} and {len(self.win_lengths)}")  # fmt: skip
-        for fft, window in zip(self.fft_sizes, self.win_lengths, strict=True):
-            if window > fft:
-                raise fail("win_lengths", f"a window of {window} does not fit into an fft of {fft}")
+        _check_windows("win_lengths", self.win_lengths, self.fft_sizes)
         return self
 
 
@@ -73,15 +91,17 @@ class SpectralLossConfig(Strict):
 
 
 class MelArgs(Strict):
+    """Windows hop by a quarter of themselves."""
+
     n_mels: PositiveInts
-    window_lengths: PositiveInts
+    window_lengths: Array[Annotated[int, Field(ge=4)]]
     pow: PositiveFloat
     log_weight: NonNegativeFloat
     mag_weight: NonNegativeFloat
 
     @model_validator(mode="after")
     def _same_number(self) -> MelArgs:
-        if len(self.n_mels) != len(self.window_lengths):
+        if not len(self.n_mels) == len(self.window_lengths) > 0:
             raise fail("n_mels", f"n_mels and window_lengths need the same number of entries, got {len(self.n_mels)} and "
                        f"{len(self.window_lengths)}")  # fmt: skip
         return self
@@ -147,6 +167,9 @@ class EncodecDiscriminatorArgs(Strict):
         if not len(self.n_ffts) == len(self.hop_lengths) == len(self.win_lengths) > 0:
             raise fail("n_ffts", f"n_ffts, hop_lengths and win_lengths need the same number of entries, got "
                        f"{len(self.n_ffts)}, {len(self.hop_lengths)} and {len(self.win_lengths)}")  # fmt: skip
+        _check_windows("win_lengths", self.win_lengths, self.n_ffts)
+        if unknown := set(self.activation_params) - {"negative_slope", "inplace"}:
+            raise fail("activation_params", f"LeakyReLU has no {sorted(unknown)[0]}; allowed: negative_slope")
         return self
 
 
@@ -157,11 +180,30 @@ class OobleckDiscriminatorArgs(Strict):
 
 
 class DACDiscriminatorArgs(Strict):
-    rates: Annotated[tuple[()], Field(strict=False)] = ()
+    rates: PositiveInts = ()
     periods: PositiveInts = (2, 3, 5, 7, 11)
     fft_sizes: PositiveInts = (2048, 1024, 512)
     bands: Array[Pair[float]] = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
     use_hinge: bool = False
+
+    @model_validator(mode="after")
+    def _nets(self) -> DACDiscriminatorArgs:
+        if self.rates:
+            raise fail("rates", "nets at other sample rates never worked in the published code; leave it out, or use "
+                       "periods and fft_sizes")  # fmt: skip
+        if not (self.periods or self.fft_sizes):
+            raise fail("periods", "periods and fft_sizes are both empty: that leaves no net to judge with")
+        if self.fft_sizes and not self.bands:
+            raise fail("bands", "fft_sizes need at least one band, a pair of fractions of the spectrum")
+        for index, (low, high) in enumerate(self.bands):
+            if not 0 <= low < high <= 1:
+                raise fail(f"bands[{index}]", f"a band goes from a smaller to a larger fraction within 0 ... 1, not from "
+                           f"{low:g} to {high:g}")  # fmt: skip
+            for window in self.fft_sizes:
+                if int(low * (window // 2 + 1)) == int(high * (window // 2 + 1)):
+                    raise fail("fft_sizes", f"an fft of {window} has no bin from {low:g} to {high:g} of its spectrum "
+                               "(bands): use a longer one, or wider bands")  # fmt: skip
+        return self
 
 
 class _AdversarialWeights(Strict):
@@ -171,6 +213,12 @@ class _AdversarialWeights(Strict):
 
 class DiscriminatorPart(Part[Kind, Args], Generic[Kind, Args]):
     weights: _AdversarialWeights
+
+    @model_validator(mode="after")
+    def _learns(self) -> DiscriminatorPart[Kind, Args]:
+        if not self.requires_grad:
+            raise fail("requires_grad", "a discriminator is trained in any case; leave it out")
+        return self
 
 
 Discriminator = Annotated[
@@ -194,6 +242,12 @@ class LossConfigs(Strict):
     mrmel: MelLossConfig | None = None
     time: TimeLossConfig | None = None
     bottleneck: BottleneckLossConfig = BottleneckLossConfig()
+
+    @property
+    def compares(self) -> bool:
+        """Whether decoded audio is compared with the real one."""
+        time = self.time is not None and (self.time.weights.l1 > 0 or self.time.weights.l2 > 0)
+        return time or self.spectral is not None or (self.mrmel is not None and self.mrmel.weights.mrmel > 0)
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +284,11 @@ class EvalSTFTArgs(STFTArgs):
     fft_size: PositiveInt = 1024
     hop_size: PositiveInt = 256
     win_length: PositiveInt = 1024
+
+    @model_validator(mode="after")
+    def _fits(self) -> EvalSTFTArgs:
+        _check_windows("win_length", [self.win_length], [self.fft_size])
+        return self
 
 
 class EvalMelArgs(EvalSTFTArgs):
@@ -311,7 +370,7 @@ class TrainingConfig(Strict):
         match losses.discriminator.config if losses.discriminator else None:
             case EncodecDiscriminatorArgs(n_ffts=sizes):
                 yield "loss_configs.discriminator.config.n_ffts", max(sizes)
-            case DACDiscriminatorArgs(fft_sizes=sizes):
+            case DACDiscriminatorArgs(fft_sizes=sizes) if sizes:
                 yield "loss_configs.discriminator.config.fft_sizes", max(sizes)
         if figures and figures.stft:
             yield "eval_loss_configs.stft.fft_size", figures.stft.fft_size // 2 + 1

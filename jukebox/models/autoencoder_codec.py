@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jukebox import settings
 from jukebox.autoencoder import reach
-from jukebox.autoencoder.bottlenecks import DACRVQ
+from jukebox.autoencoder.bottlenecks import DACRVQ, FSQBottleneck
 from jukebox.autoencoder.config import ModelConfig, read_config
 from jukebox.autoencoder.layers import Unbounded
 from jukebox.autoencoder.model import Autoencoder, load_weights
@@ -101,7 +101,8 @@ class AutoencoderCodec:
         if self.kind == "stream":
             return [codes]
         assert self.model.discrete is not None
-        return [ArraySpec(codes.dtype, "NQ" if self.model.discrete.time_first else "QN", self.books)]
+        dtype = "<i4" if compat and isinstance(self.model.discrete, FSQBottleneck) else codes.dtype  # as published
+        return [ArraySpec(dtype, "NQ" if self.model.discrete.time_first else "QN", self.books)]
 
     def pieces(self, length_samples: int) -> list[Chunk]:
         """Exact chunks of the padded song, all of it where an LSTM carries its state, or the window."""

@@ -54,6 +54,11 @@ def read(path: Path | str, *, hps_hint: Mapping[str, Any] | None = None) -> Chec
         raise CheckpointError(f"{path}: not a checkpoint: holds a {type(tree).__name__} instead of a dictionary")
     model = tree.get("model") if "model" in tree else tree  # weights alone are a checkpoint too
     if not isinstance(model, dict) or not model or not all(isinstance(t, Tensor) for t in model.values()):
+        if isinstance(tree.get("state_dict"), dict):
+            raise CheckpointError(
+                f"{path}: weights of an autoencoder from another program (`state_dict`), which need their config: name it "
+                "with --model-config=FILE.json"
+            )
         raise CheckpointError(f"{path}: not a checkpoint: no tensors under the key `model`")
     step, hps, opt = tree.get("step"), tree.get("hps"), tree.get("opt")
     ours = tree.get("jukebox")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ def read_training_config(path: str) -> tuple[ModelConfig, TrainingConfig]:
         raise HparamsError(
             f"--model-config={path}: audio_channels: mono (1) and stereo (2) are read, not {config.audio_channels}"
         )
+    if (why := config.why_nothing_to_learn()) is not None:
+        raise HparamsError(f"{path}: {why}")
     return config, config.training
 
 
@@ -92,9 +96,10 @@ def build_task(hps: Resolved, comm: Comm) -> AutoencoderTask:
     part = training.losses.discriminator
     discriminator = build_discriminator(part, config.model.channels_out).to(comm.device) if part else None
     evals = hps.section(EvalHps)
+    with _placed(asked.model_config):
+        players = build_players(net, discriminator, training, asked.precision, comm, hps.section(OptimiserHps))
     return AutoencoderTask(
-        net=net, players=build_players(net, discriminator, training, asked.precision, comm, hps.section(OptimiserHps)),
-        comm=comm, clips=Clips(evals.max_log, evals.max_len, config.sample_rate), config=config,
+        net=net, players=players, comm=comm, clips=Clips(evals.max_log, evals.max_len, config.sample_rate), config=config,
         config_text=json.dumps(config.model_dump(mode="json", exclude_unset=True)), discriminator=discriminator,
         teacher=_teacher(training, comm.device), dtype=PRECISION[asked.precision],
         folder=files.inside(run.local_logdir, run.name, UsageError), seed=run.seed,
@@ -126,7 +131,9 @@ def build_players(
     }
     if discriminator is not None:
         if configs is not None and configs.discriminator is None:
-            raise HparamsError("training.optimizer_configs.discriminator is missing: loss_configs has a discriminator")
+            raise HparamsError(
+                "training.optimizer_configs.discriminator: this key is missing; loss_configs has a discriminator"
+            )
         chosen["discriminator"] = (discriminator, configs.discriminator if configs else None)
     scheduled = all(config is not None and config.scheduler is not None for _, config in chosen.values())
     if not scheduled and any(config is not None and config.scheduler is not None for _, config in chosen.values()):
@@ -135,18 +142,34 @@ def build_players(
     for name, (module, config) in chosen.items():
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         params = [p for _, p in named]
+        if not params:
+            raise HparamsError(
+                "model: requires_grad is false for everything that could learn; leave something to train"
+            )
         kind, arguments = _optimiser(config, training)
-        optimiser = named_optimiser(params, kind, arguments)
+        where = f"training.optimizer_configs.{'autoencoder' if name == 'main' else name}"
+        with _placed(f"{where}.optimizer" if config else "training.learning_rate"):
+            optimiser = named_optimiser(params, kind, arguments)
         base = float(optimiser.param_groups[0]["lr"])
         rate: Rate = Constant(base)
         if scheduled and config is not None and config.scheduler is not None:
-            rate = named_schedule(base, config.scheduler.type, config.scheduler.config)
+            with _placed(f"{where}.scheduler"):
+                rate = named_schedule(base, config.scheduler.type, config.scheduler.config)
         ema = WarmingEMA(params, net.buffers()) if name == "main" and training.use_ema else None
         players[name] = Player(
             named, optimiser, rate, comm, ema=ema, scaler=LossScaler() if precision == "16-mixed" else None,
             clip=float("inf"), accumulate=loop.iters_before_update, bucket_bytes=loop.bucket << 20,
         )  # fmt: skip
     return players
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Puts a place in front of what is wrong there."""
+    try:
+        yield
+    except HparamsError as error:
+        raise HparamsError(f"{where}: {error}") from error
 
 
 def _optimiser(config: OptimiserConfig | None, training: TrainingConfig) -> tuple[str, dict[str, Any]]:

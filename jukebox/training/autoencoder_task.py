@@ -116,7 +116,7 @@ class AutoencoderTask(Task):
             compared, decoded, info, evaluation=self.players["main"].steps + 1, latents=latents,
             adversarial=self._adversarial(compared, decoded, warm), teaching=self._teaching(reals, latents, len(compared[0, 0])),
         )  # fmt: skip
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        loss = _total(terms)
         metrics = {name: term.detach().float() for name, term in terms.items()}
         metrics |= {"latent_std": latents.detach().float().std(), "data_std": reals.std()}
         return Output(loss, metrics, learnt=self._learnt(info, len(reals)))
@@ -244,7 +244,7 @@ class AutoencoderTask(Task):
         reals = self._reals(batch)
         latents, info, decoded, compared = self._reconstruct(reals)
         losses = self.losses(compared, decoded, info, evaluation=self.players["main"].steps + 1)
-        found = {"loss": torch.stack([term.float() for term in losses.values()]).sum(), **losses}
+        found = {"loss": _total(losses), **losses}
         if self.figures:
             found |= self.figures(decoded, compared)
         return found | {"latent_std": latents.float().std(), "latent_mean": latents.float().mean()}, len(reals)
@@ -323,6 +323,11 @@ class AutoencoderTask(Task):
         for average, saved in zip(self.ema.buffer_averages if self.ema else [], state["ema_buffers"], strict=True):
             average.copy_(saved)
         self.seen = int(state["seen"])
+
+
+def _total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the terms, which may be none where only a discriminator judges."""
+    return torch.stack([term.float() for term in terms.values()]).sum() if terms else torch.zeros(())
 
 
 def _copied(net: nn.Module) -> dict[str, Tensor]:

@@ -71,6 +71,28 @@ def test_the_stream_has_the_codes_of_a_frame_in_order(build):
     assert np.array_equal(stream.encode(audio[:, 0])[0], codes)
 
 
+DITHERED = {"type": "dithered_fsq", "config": {"dim": 4, "levels": [3, 5, 4, 6], "num_codebooks": 2}}
+
+
+@pytest.mark.parametrize("bottleneck", [DAC, RVQ, SCALAR, DITHERED], ids=lambda b: b["type"])
+@pytest.mark.parametrize("encoder", ["oobleck", "seanet", "taae"])
+def test_half_precision_is_kept(build, encoder, bottleneck):
+    """With --model-half latents are float16, and tokens of every kind go both ways; the LSTM too runs in it."""
+    audio = sound(801)
+    latents = codec_of(build, "latents", bottleneck, encoder=encoder, half=True)
+    found, _ = in_pieces(latents, audio)
+    assert found.dtype == np.float16 == np.dtype(latents.arrays([0], False)[0].dtype) and found.shape == (8, 101)
+    assert latents.decode_latents(torch.from_numpy(found)).shape == (808,)
+    stream = codec_of(build, "stream", bottleneck, encoder=encoder, half=True)
+    assert np.isfinite(stream.decode(in_pieces(stream, audio)[0], 0)).all()
+    model, x = stream.model, torch.randn(1, 1, 160).half()
+    with torch.no_grad():
+        z, info = model.encode(x)
+        torch.testing.assert_close(
+            model.decode_tokens(info[model.discrete.tokens_id]), model.decode(z), atol=1e-2, rtol=1e-2
+        )
+
+
 @pytest.mark.parametrize(("decoder", "channels"), [("oobleck", 2), ("dac", 1), ("seanet", 1), ("taae", 1)])
 def test_sound_of_ranges_is_that_of_the_whole(build, decoder, channels):
     codec = codec_of(build, decoder=decoder, channels=channels)
@@ -149,6 +171,19 @@ def test_a_published_file_and_its_config(build, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("bottleneck", "dtype", "shape"),
+    [(DAC, "int64", (2, 625)), (RVQ, "int64", (625, 2)), (SCALAR, "int32", (4, 625)), (DITHERED, "int64", (625, 2))],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_tokens_lie_in_the_published_layout(build, tmp_path, bottleneck, dtype, shape):
+    published_files(build(bottleneck=bottleneck), tmp_path)
+    pre_encoded(tmp_path, "--is-discrete", "--compat")
+    (file,) = (tmp_path / "store").rglob("*.npy")
+    tokens = np.load(file)
+    assert (tokens.dtype, tokens.shape) == (np.dtype(dtype), shape) and tokens.max() > 1
+
+
+@pytest.mark.parametrize(
     ("kind", "more", "why"),
     [("taae", {"sliding_window": None}, "full attention"), ("seanet", {"norm": "time_group_norm"}, "GroupNorm")],
 )
@@ -180,3 +215,6 @@ def test_unwrapping(build, tmp_path, monkeypatch):
         state = read_weights(f"out.{ending}")
         assert state.keys() == model.state_dict().keys()
         assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    alone = settings.parse("unwrap", ["--ckpt-path=w.ckpt", "--name=out"]).section(UnwrapHps)
+    with pytest.raises(CheckpointError, match="w.ckpt: weights of an autoencoder .* name it with --model-config"):
+        unwrap(alone)

@@ -11,6 +11,7 @@ import torch
 
 from jukebox.autoencoder.config import ModelConfig, read_config
 from jukebox.autoencoder.discriminators import build_discriminator
+from jukebox.autoencoder.losses import GeneratorLosses
 from jukebox.autoencoder.model import Autoencoder
 from jukebox.autoencoder.parts import decoder_channels, encoder_channels
 from jukebox.autoencoder.recipe import TrainingConfig, default_losses
@@ -58,6 +59,46 @@ def message(tree) -> str:
     return str(error.value)
 
 
+def seanet(**config):
+    return {"type": "seanet", "config": {"dimension": 8, "ratios": [2, 4], **config}}
+
+
+def wide(side):
+    """A part of the small config with four channels of audio."""
+    part = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4], "latent_dim": 8}
+    return {"type": "oobleck", "config": {f"{side}_channels": 4, **part}}
+
+
+def of_a_loss():
+    """What is wrong in loss_configs: (path of the config, value, message)."""
+    judge = "loss_configs.discriminator.config"
+    oobleck, dac, encodec = {"in_channels": 2}, {"periods": [2], "fft_sizes": [64]}, {"filters": 2}
+    faults = [
+        ({"spectral": {"config": {"window": "hat"}, "weights": {"mrstft": 1.0}}}, "loss_configs.spectral.config.window: unknown window hat; allowed: hann_window"),
+        ({"mrmel": {"config": {"n_mels": [4], "window_lengths": [2], "pow": 1.0, "log_weight": 1.0, "mag_weight": 1.0}, "weights": {"mrmel": 1.0}}}, "loss_configs.mrmel.config.window_lengths[0]: Input should be greater than or equal to 4"),
+        ({"discriminator": ("encodec", {**encodec, "n_ffts": [64], "hop_lengths": [16], "win_lengths": [128]})}, f"{judge}.win_lengths: a window of 128 does not fit into an fft of 64"),
+        ({"discriminator": ("encodec", {**encodec, "activation_params": {"slope": 0.1}})}, f"{judge}.activation_params: LeakyReLU has no slope; allowed: negative_slope"),
+        ({"discriminator": {"type": "oobleck", "requires_grad": False, "weights": {"adversarial": 1.0, "feature_matching": 1.0}}}, "loss_configs.discriminator.requires_grad: a discriminator is trained in any case"),
+        ({"discriminator": ("oobleck", oobleck)}, f"{judge}.in_channels: the discriminator listens to 2 channels, but the model gives 1"),
+        ({"discriminator": ("dac", {"periods": [], "fft_sizes": []})}, f"{judge}.periods: periods and fft_sizes are both empty"),
+        ({"discriminator": ("dac", {**dac, "rates": [2]})}, f"{judge}.rates: nets at other sample rates never worked"),
+        ({"discriminator": ("dac", {**dac, "bands": [[0.5, 0.2]]})}, f"{judge}.bands[0]: a band goes from a smaller to a larger fraction"),
+        ({"discriminator": ("dac", {**dac, "bands": []})}, f"{judge}.bands: fft_sizes need at least one band"),
+        ({"discriminator": ("dac", {"fft_sizes": [8]})}, f"{judge}.fft_sizes: an fft of 8 has no bin from 0 to 0.1 of its spectrum"),
+    ]  # fmt: skip
+    for losses, said in faults:
+        if isinstance(losses.get("discriminator"), tuple):
+            kind, config = losses["discriminator"]
+            weights = {"adversarial": 1.0, "feature_matching": 1.0}
+            losses = {"discriminator": {"type": kind, "config": config, "weights": weights}}
+        yield "training", {"learning_rate": 1.0, "loss_configs": losses}, f"training.{said}"
+    win = {"fft_size": 64, "hop_size": 16, "win_length": 128}
+    yield (
+        "training", {"learning_rate": 1.0, "eval_loss_configs": {"stft": win}},
+        "training.eval_loss_configs.stft.win_length: a window of 128 does not fit into an fft of 64",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem in MANIFESTS], ids=lambda path: path.stem)
 def test_shipped_configs_have_the_published_tensors(path):
     config = read_config(path)
@@ -71,7 +112,7 @@ def test_shipped_configs_have_the_published_tensors(path):
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_fragments_of_the_documents(path, caplog):
-    """Each printed fragment, pasted into a config, works as it stands; a trailing comma is warned about."""
+    """Each printed fragment, pasted into a config, is built as it stands; a trailing comma is warned about."""
     text = path.read_text()
     name = path.name.split(".")[0]
     with caplog.at_level(logging.WARNING):
@@ -86,7 +127,16 @@ def test_fragments_of_the_documents(path, caplog):
     else:
         tree["model"] = fitted(fragment)
         tree["audio_channels"] = 2
-    assert check(ModelConfig, tree, path.name)
+    config = check(ModelConfig, tree, path.name)
+    with torch.device("meta"):
+        assert Autoencoder(config.model).latent_dim == tree["model"]["latent_dim"]
+    if config.training is not None and name != "demo":
+        asked = config.training.losses.model_dump(exclude_unset=True)
+        assert set(asked) == set(fragment)
+        if (part := config.training.losses.discriminator) is not None:
+            assert len(build_discriminator(part, 1).discriminators.discriminators) == 5
+        stft = GeneratorLosses(config).stft
+        assert (stft is not None and len(stft.losses) == 7) == (name == "loss_spectral")
 
 
 def fitted(fragment: dict) -> dict:
@@ -157,7 +207,9 @@ def test_missing_file(tmp_path):
         ("model.bottleneck", {"type": "fsq", "config": {"levels": [8, 1]}}, "model.bottleneck.config.levels[1]: Input should be greater than or equal to 2"),
         ("model.bottleneck", {"type": "dithered_fsq", "config": {"dim": 8, "levels": "many"}}, "model.bottleneck.config.levels: Input should be"),
         ("model.pretransform", {"type": "patched", "config": {"channels": 1, "patch_size": 4}}, "model.encoder: the patched pretransform turns 1 channels into 4, but the encoder has 1"),
+        ("model", {**small()["model"], "encoder": wide("in"), "decoder": wide("out"), "downsampling_ratio": 32, "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 3}}}, "model.pretransform: at 3 times the rate a downsampling_ratio of 32 puts frames between samples: oversampling must divide it"),
         ("model.pretransform", {"type": "dac_pretrained"}, "model.pretransform: pretransform type dac_pretrained is not offered: it downloads"),
+        ("model.pretransform", {"type": "audiocraft_pretrained"}, "model.pretransform: pretransform type audiocraft_pretrained is not offered: it downloads"),
         ("model.io_channels", 2, "model.encoder: the encoder takes 1 channels, but the model gets 2"),
         ("model_type", "diffusion_autoencoder", "model_type: diffusion_autoencoder is not offered: "),
         ("model_type", "lm", "model_type: a language model over stored tokens is a prior here: leave --model-config out"),
@@ -169,6 +221,15 @@ def test_missing_file(tmp_path):
         ("training", {"learning_rate": 1.0, "eval_loss_configs": {"pesq": {}}}, "training.eval_loss_configs.pesq: the pesq figure is not offered"),
         ("training", {"learning_rate": 1.0, "pre_encoded": True}, "training.pre_encoded: pre_encoded is for priors"),
         ("training", {"learning_rate": 1.0, "teacher_model": small()}, "training.teacher_model: teacher_model and teacher_model_ckpt come together"),
+        *of_a_loss(),
+        ("model.bottleneck", {"type": "rvq", "config": {"use_cosine_sim": True}}, "model.bottleneck.config.use_cosine_sim: codebooks compared by direction"),
+        ("model.bottleneck", {"type": "rvq", "config": {"num_quantizers": 2, "quantize_dropout_cutoff_index": 2}}, "model.bottleneck.config.quantize_dropout_cutoff_index: must be below num_quantizers 2"),
+        ("model.bottleneck", {"type": "fsq", "config": {"levels": [65536, 65536]}}, "model.bottleneck.config.levels: the levels of one codebook multiply to 4294967296 codes"),
+        ("model.bottleneck", {"type": "dithered_fsq", "config": {"dim": 8, "levels": 17}}, "model.bottleneck.config.levels: the levels of one codebook multiply to 6975757441 codes"),
+        ("model.encoder", seanet(activation_params={"alfa": 1.0}), "model.encoder.config.activation_params: ELU has no parameter alfa; allowed: alpha"),
+        ("model.encoder", seanet(norm="time_group_norm", norm_params={"epsi": 1.0}), "model.encoder.config.norm_params: norm time_group_norm has no parameter epsi; allowed: affine, eps"),
+        ("model.encoder", seanet(norm_params={"dim": 0}), "model.encoder.config.norm_params: norm weight_norm has no parameter dim; it has none"),
+        ("model.decoder", seanet(final_activation="Tanh", final_activation_params={"x": 1.0}), "model.decoder.config.final_activation_params: Tanh has no parameter x"),
         ("training", {"learning_rate": 1.0, "loss_configs": {"spectral": {"config": {"fft_sizes": [64]}, "weights": {"mrstft": 1.0}}}}, "training.loss_configs.spectral.config.fft_sizes: fft_sizes, hop_sizes and win_lengths need the same number"),
     ],
 )  # fmt: skip
@@ -200,6 +261,38 @@ def test_audio_channels_and_training():
     tree["model"] |= {"in_channels": 1, "out_channels": 2}
     tree["model"]["decoder"]["config"]["out_channels"] = 2
     assert check(ModelConfig, tree, "m.json").model.channels_out == 2
+
+
+def test_what_leaves_nothing_to_learn():
+    judge = {"type": "encodec", "config": {"filters": 2}, "weights": {"adversarial": 1.0, "feature_matching": 1.0}}
+
+    def why(losses, model=None, **training):
+        tree = (model or small()) | {"training": {"learning_rate": 1e-4, "loss_configs": losses, **training}}
+        return check(ModelConfig, tree, "m.json").why_nothing_to_learn() or ""
+
+    assert why({"time": {"weights": {"l1": 0.0}}}).startswith("training.loss_configs: nothing to train on")
+    assert not why({"time": {"weights": {"l2": 1.0}}}) and not why({"discriminator": judge})
+    alone = why({"discriminator": judge}, warmup_steps=5)
+    assert alone.startswith("training.warmup_steps: for 5 steps there is nothing to train on")
+    halved = small(bottleneck={"type": "vae"}, latent_dim=4)
+    halved["model"]["decoder"]["config"]["latent_dim"] = 4
+    assert not why({"discriminator": judge}, halved, warmup_steps=5)  # it has its kl
+    assert why({}, small(bottleneck={"type": "wasserstein", "config": {"bypass_mmd": True}}))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ({"sample_rate": 8000}, "training.teacher_model.sample_rate: the teacher hears 8000 Hz, the model 16000"),
+        ({"model": changed("model.latent_dim", 4)["model"]}, "training.teacher_model.model.latent_dim: latent_dim is 4"),
+        ({"model": small(bottleneck={"type": "vae"})["model"]}, "training.teacher_model.model: latent_dim of the teacher is 4, of the model 8"),
+    ],
+)  # fmt: skip
+def test_a_teacher_that_does_not_fit(teacher, said):
+    if "bottleneck" in teacher.get("model", {}):
+        teacher["model"]["latent_dim"] = teacher["model"]["decoder"]["config"]["latent_dim"] = 4
+    training = {"learning_rate": 1e-4, "teacher_model": small() | teacher, "teacher_model_ckpt": "t.ckpt"}
+    assert message(small() | {"sample_size": 65536, "training": training}).startswith(f"m.json: {said}")
 
 
 @pytest.mark.parametrize(

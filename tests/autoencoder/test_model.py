@@ -221,3 +221,15 @@ def test_a_model_with_an_inner_autoencoder_is_not_taken_for_diffusion(build):
         pretransform={"type": "autoencoder", "config": build.inner()},
     )
     assert load_weights(model, model.state_dict(), "m.ckpt", strict=True).complete
+
+
+def test_filters_of_a_resampler_in_a_file_are_no_weights(build):
+    """Published files of an oversampling patched model hold them; other names there are still unexpected."""
+    transform = {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 2}}
+    parts = build.encoder("oobleck", 4, 8), build.decoder("oobleck", 4, 8)
+    model = build(*parts, downsampling_ratio=32, pretransform=transform)
+    state = model.state_dict() | {"pretransform.upsampler.kernel": torch.zeros(2, 1, 13)}
+    assert load_weights(model, state, "m.ckpt", strict=True).complete
+    state["pretransform.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="unexpected: pretransform.weight"):
+        load_weights(model, state, "m.ckpt", strict=True)

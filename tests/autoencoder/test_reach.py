@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from jukebox.autoencoder import reach
 from jukebox.autoencoder.layers import Unbounded, needed
 from jukebox.autoencoder.quantisers import Draws
 from jukebox.autoencoder.reach import Local, decode_long, encode_long, encoder_stages, why_unbounded
+from jukebox.autoencoder.seanet import SkipLSTM
 from jukebox.nn.tiles import Span
 
 KINDS = ("oobleck", "dac", "seanet", "taae")
@@ -15,6 +17,7 @@ CAUSAL = {"causal": True, "pad_mode": "constant"}
 TRANSFORMS = {
     "wavelet": {"type": "wavelet", "config": {"channels": 1, "levels": 2, "wavelet": "bior6.8"}},
     "patched": {"type": "patched", "config": {"channels": 1, "patch_size": 4}},
+    "patched at twice the rate": {"type": "patched", "config": {"channels": 1, "patch_size": 4, "oversampling": 2}},
     "pqmf": {"type": "pqmf", "config": {"channels": 1, "num_bands": 4, "attenuation": 70}},
 }
 
@@ -70,6 +73,22 @@ def test_there_really_are_chunks(build):
     assert len(sizes) > 10 and len(set(sizes)) == 1
 
 
+def test_the_lstm_goes_on_from_chunk_to_chunk(build, monkeypatch):
+    """Its state is what makes chunks equal to one pass: without it every chunk would begin from silence."""
+    monkeypatch.setattr(reach, "CHUNK_FRAMES", 50)
+    model = build("seanet", "seanet").eval()
+    audio = torch.randn(2, 1, 4096)
+    with torch.no_grad():
+        latents, _ = model.encode(audio)
+        close(encode_long(model, audio, chunk_samples=256)[0], latents)
+        close(decode_long(model, latents, chunk_samples=256), model.decode(latents))
+        continued = SkipLSTM.continued
+        monkeypatch.setattr(SkipLSTM, "continued", lambda self, x, state: continued(self, x, None))
+        lost = encode_long(model, audio, chunk_samples=256)[0]
+    close(lost[..., :40], latents[..., :40])  # in the first chunk nothing is different
+    assert (lost - latents)[..., 55:90].abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("more", [CAUSAL, {**CAUSAL, "trim_right_ratio": 0.5}, {"pad_mode": "replicate"}])
 def test_other_paddings(build, more):
     encoder = {name: value for name, value in more.items() if name != "trim_right_ratio"}
@@ -100,8 +119,28 @@ def test_pretransforms_in_chunks(build, name):
     audio = torch.randn(1, 1, 8192)
     with torch.no_grad():
         latents, _ = model.encode(audio)
+        assert latents.shape[-1] == 8192 // model.hop
         close(encode_long(model, audio, chunk_samples=512)[0], latents)
         close(decode_long(model, latents, chunk_samples=512), model.decode(latents))
+
+
+def test_chunks_see_what_a_pretransform_needs(build):
+    """No gradient reaches further than the span of a pretransform says, both ways."""
+    for transform in TRANSFORMS.values():
+        parts = build.encoder("oobleck", 4, 8), build.decoder("oobleck", 4, 8)
+        model = build(*parts, downsampling_ratio=32, pretransform=transform).double().eval()
+        x = torch.randn(1, 1, 2048, dtype=torch.float64, requires_grad=True)
+        for net, span, draws in (
+            (model.pretransform.encode, model.pretransform.encode_span, Draws()),
+            (model.pretransform.decode, model.pretransform.decode_span, Draws()),
+        ):
+            y = net(x, draws)
+            for at in (y.shape[-1] // 2, y.shape[-1] // 2 + 1):
+                (gradient,) = torch.autograd.grad(y[..., at].sum(), x, retain_graph=True)
+                touched = gradient.abs().sum((0, 1)).nonzero()[:, 0]
+                found = span(Span(at, at))
+                assert found.first <= touched.min() and touched.max() <= found.last
+            x = y.detach().requires_grad_()
 
 
 def test_an_inner_autoencoder_in_chunks(build):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from jukebox import settings
-from jukebox.audio.spectral import STFT, MelLoss, MultiSTFTLoss, SpectralTerms, a_weighting_taps
+from jukebox.audio.spectral import MelLoss, a_weighting_taps
 from jukebox.autoencoder import config as C
 from jukebox.autoencoder import parts as P
 from jukebox.autoencoder import recipe as R
@@ -21,7 +22,7 @@ from jukebox.autoencoder.discriminators import (
     OobleckDiscriminator,
     build_discriminator,
 )
-from jukebox.autoencoder.losses import GeneratorLosses
+from jukebox.autoencoder.losses import GeneratorLosses, multi_stft
 from jukebox.autoencoder.model import Autoencoder, Chunks, load_weights
 from jukebox.autoencoder.pretransforms import PQMF, Patched, Wavelet
 from jukebox.autoencoder.quantisers import Draws
@@ -127,7 +128,8 @@ def replay_tokens(model, golden, info):
     assert bottleneck.num_quantizers == golden.info["num_quantizers"]
     assert bottleneck.codebook_size == golden.info["codebook_size"]
     # The published decode_tokens fails for all kinds but the DAC ones; ours gives what decoding the latents gives.
-    near(model.decode_tokens(tokens), arrays.get("out.decode_tokens", arrays["out.decoded"]), what="decode_tokens")
+    expected = arrays.get("out.decode_tokens", arrays["out.decoded"])
+    near(model.decode_tokens(tokens, draws=recorded(golden, "dec")), expected, what="decode_tokens")
 
 
 def chunked(model, name, arrays):
@@ -187,10 +189,11 @@ def test_averaged_codebooks_in_training(golden):
 def test_soft_norm_in_training(golden):
     arrays, bottleneck = golden.arrays, SoftNorm(P.SoftNormArgs(**golden.info["args"]))
     bottleneck.load_state_dict(golden.group("sd."))
-    latents, info = bottleneck.train().encode(arrays["in.x"], Draws())
+    draws = Recorded(array for name, array in arrays.items() if "noise" in name)
+    latents, info = bottleneck.train().encode(arrays["in.x"], draws)
     near(latents, arrays["out.z"])
     near(info["softnorm_loss"], arrays["out.softnorm_loss"], rtol=1e-5)
-    near(bottleneck.decode(latents, Draws()), arrays["out.decoded"])
+    near(bottleneck.decode(latents, draws), arrays["out.decoded"])
 
 
 @pytest.mark.golden("kl")
@@ -256,18 +259,10 @@ def test_a_weighting(golden):
         near(a_weighting_taps(int(name)), taps, atol=1e-7, what=name)
 
 
-def multi_stft(golden) -> MultiSTFTLoss:
-    config = golden.info["config"]
-    stfts = [
-        STFT(*sizes) for sizes in zip(config["fft_sizes"], config["hop_sizes"], config["win_lengths"], strict=True)
-    ]
-    terms = SpectralTerms(perceptual_weighting=config.get("perceptual_weighting", False))
-    return MultiSTFTLoss(stfts, terms, golden.info["sample_rate"])
-
-
 @pytest.mark.golden("loss_mrstft")
 def test_spectral_loss(golden):
-    arrays, loss = golden.arrays, multi_stft(golden)
+    arrays = golden.arrays
+    loss = multi_stft(check(R.MultiSTFTArgs, golden.info["config"], golden.name), golden.info["sample_rate"])
     reals, decoded = arrays["in.reals"], arrays["in.decoded"].requires_grad_()
     value = loss(reals, decoded)
     near(value, arrays["out.loss"], rtol=1e-4, atol=0)
@@ -278,6 +273,11 @@ def test_spectral_loss(golden):
     near_gradient(decoded.grad, arrays["out.grad_decoded"])
 
 
+def weights_in(text: str) -> dict[str, float]:
+    """l1 and l2, of which a remark says `l1 weight 0.1`."""
+    return {name: float(value) for name, value in re.findall(r"\b(l[12]) weight ([\d.]+)", text)}
+
+
 @pytest.mark.golden("loss_sumdiff_stereo")
 def test_stereo_losses(golden):
     arrays, args = golden.arrays, {"type": "oobleck", "config": {"latent_dim": 4}}
@@ -286,7 +286,7 @@ def test_stereo_losses(golden):
         "model": {"encoder": args, "decoder": args, "latent_dim": 4, "downsampling_ratio": 512, "io_channels": 2},
         "training": {"learning_rate": 1e-4, "loss_configs": {
             "spectral": {"config": golden.info["config"], "weights": {"mrstft": golden.info["weight_mrstft"]}},
-            "time": {"weights": {"l1": 0.1, "l2": 0.3}},
+            "time": {"weights": weights_in(golden.info["loss"])},
         }},
     }  # fmt: skip
     decoded = arrays["in.decoded"].requires_grad_()
@@ -329,7 +329,8 @@ def replay_losses(losses, arrays):
 @pytest.mark.golden("loss_encodec_disc")
 def test_encodec_discriminator(golden):
     arrays = golden.arrays
-    args = check(R.EncodecDiscriminatorArgs, golden.info["config"], golden.name)
+    config = {"normalize_losses": golden.info["normalize_losses"], **golden.info["config"]}
+    args = check(R.EncodecDiscriminatorArgs, config, golden.name)
     discriminator = EncodecDiscriminator(golden.info["in_channels"], args)
     assert list(discriminator.state_dict()) == published_order(golden)
     discriminator.load_state_dict(golden.group("sd."))
@@ -392,7 +393,6 @@ def fill(module: torch.nn.Module):
         parameter.copy_(torch.from_numpy(u.astype(np.float32)).view(parameter.shape))
 
 
-@pytest.mark.slow
 def through_published_files(model, config_file, folder):
     """The model again, from `vae_model.ckpt` and `vae_config.json` as Stable Audio Open has them."""
     shutil.copy(CONFIGS / config_file, folder / "vae_config.json")
@@ -514,7 +514,7 @@ def test_pre_encoded_folder(golden, kind, tmp_path, monkeypatch):
     switches = {"continuous": [], "continuous_half": ["--model-half"], "discrete": ["--is-discrete"]}[kind]
     hps = settings.parse("pre_encode", [
         f"--model-config=model_{kind}.json", f"--ckpt-path=model_{kind}.safetensors", "--dataset-config=dataset.json",
-        "--sample-size=2048", "--crop=first", "--compat", f"--output-path={tmp_path / 'store'}", *switches,
+        f"--sample-size={published['sample_size']}", "--crop=first", "--compat", f"--output-path={tmp_path / 'store'}", *switches,
     ])  # fmt: skip
     codec, about = choice.load(choice.choose(hps), hps, "cpu")
     assert encode_all(hps.section(EncodeHps), codec, about, SoloComm())
