@@ -16,7 +16,7 @@ zeros to LANES numbers, matrices with zero rows to BLOCK.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, Final
 
@@ -33,9 +33,9 @@ ITEMSIZE: Final = (4, 2, 1)
 
 
 class Matrix(IntEnum):
-    """What a product is told of its weights, `[outputs, inputs]` row by row: addresses (scale is 0 without one), sizes.
+    """What a product is told of its weights, `[outputs, inputs]` row by row: addresses, and sizes with their padding.
 
-    inputs and outputs are padded, to LANES and BLOCK; scale and bias `[outputs]` are float32.
+    scale and bias `[outputs]` are float32; scale is read for 8 bits only.
     """
 
     WEIGHT, SCALE, BIAS, INPUTS, OUTPUTS = range(5)
@@ -138,24 +138,26 @@ def _weights(builder: Any, form: int, address: Any) -> Any:
 
 @_instruction(prefer_literal=True)
 def _dots(
-    context: Any, form: Any, rows: Any, songs: Any, weight: Any, stride: Any, x: Any, x_stride: Any, inputs: Any
+    context: Any, form: Any, rows: Any, songs: Any, weight: Any, stride: Any, x: Any, x_stride: Any, inputs: Any, scale: Any,
+    bias: Any, y: Any, y_stride: Any,
 ) -> Any:  # fmt: skip
-    """rows x songs dot products of `inputs` numbers; form, rows and songs are constants.
+    """y = scale * (rows x songs dot products of `inputs` numbers) + bias; form, rows and songs are constants.
 
-    weight, x: addresses of the first row of weights and of activations (float32); strides from row to row in bytes.
+    Addresses: weight, scale (8 bits only) and bias of the first row, x and y of the first song, y at that row. Strides in
+    bytes, from row to row and from song to song.
     """
     if not all(isinstance(kind, types.IntegerLiteral) for kind in (form, rows, songs)):
         return None
     which, R, B = form.literal_value, rows.literal_value, songs.literal_value
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        weight, stride, x, x_stride, inputs = args[3:]
+        weight, stride, x, x_stride, inputs, scale, bias, y, y_stride = args[3:]
         whole = inputs.type
         fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
         zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        sums = [[cgutils.alloca_once(builder, _FLOATS) for _ in range(B)] for _ in range(R)]
+        sums = [[cgutils.alloca_once(builder, _FLOATS) for _ in range(R)] for _ in range(B)]
         for place in sum(sums, []):
             builder.store(zero, place)
         from_row = [builder.add(weight, builder.mul(stride, ir.Constant(whole, r))) for r in range(R)]
@@ -165,31 +167,51 @@ def _dots(
             x_offset = builder.mul(i, ir.Constant(whole, 4))
             offset = builder.mul(i, ir.Constant(whole, ITEMSIZE[which]))
             numbers = [_load(builder, builder.add(start, x_offset), _FLOATS, 4) for start in from_song]
-            for start, places in zip(from_row, sums, strict=True):
+            for r, start in enumerate(from_row):
                 w = _weights(builder, which, builder.add(start, offset))
-                for number, place in zip(numbers, places, strict=True):
-                    builder.store(builder.call(fma, [w, number, builder.load(place)]), place)
-        found = [_sum_of(builder, builder.load(place)) for place in sum(sums, [])]
-        return context.make_tuple(builder, signature.return_type, found)
+                for number, places in zip(numbers, sums, strict=True):
+                    builder.store(builder.call(fma, [w, number, builder.load(places[r])]), places[r])
+        found = _sums(builder, [builder.load(place) for place in sum(sums, [])])
+        some = ir.VectorType(_FLOAT, R)
+        for b in range(B):
+            part = builder.shuffle_vector(found, found, _lanes(range(b * R, (b + 1) * R)))
+            if which == 2:
+                part = builder.fmul(part, _load(builder, scale, some, 4))
+            part = builder.fadd(part, _load(builder, bias, some, 4))
+            target = builder.add(y, builder.mul(y_stride, ir.Constant(whole, b)))
+            builder.store(part, builder.inttoptr(target, some.as_pointer())).align = 4
+        return context.get_dummy_value()
 
     address = types.intp
-    given = (form, rows, songs, address, address, address, address, address)
-    return types.UniTuple(types.float32, R * B)(*given), code
+    return types.void(form, rows, songs, *[address] * 9), code
 
 
-def _sum_of(builder: Any, vector: Any) -> Any:
-    """The sum over lanes, halves onto halves."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        low, high = (
-            builder.shuffle_vector(
-                vector, vector, ir.Constant(ir.VectorType(_INT, lanes), list(range(first, first + lanes)))
-            )
-            for first in (0, lanes)
-        )
-        vector = builder.fadd(low, high)
-    return builder.extract_element(vector, ir.Constant(_INT, 0))
+def _lanes(numbers: Iterable[int]) -> Any:
+    chosen = list(numbers)
+    return ir.Constant(ir.VectorType(_INT, len(chosen)), chosen)
+
+
+def _sums(builder: Any, vectors: list[Any]) -> Any:
+    """The sums over the lanes of up to LANES vectors, a power of two, side by side: `[len(vectors)]`.
+
+    Halves onto halves, then quarters onto quarters ..., two vectors becoming one each time while there are two.
+    """
+    owners = [[i] * LANES for i in range(len(vectors))]  # whose sum a lane is part of
+    width = LANES // 2
+    while width:
+        if len(vectors) == 1:  # with itself
+            vectors, owners = vectors * 2, owners * 2
+        low = [lane for lane in range(2 * LANES) if lane // width % 2 == 0]
+        high = [lane + width for lane in low]
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [
+            builder.fadd(builder.shuffle_vector(a, b, _lanes(low)), builder.shuffle_vector(a, b, _lanes(high)))
+            for a, b in pairs
+        ]
+        owners = [[(a + b)[lane] for lane in low] for a, b in zip(owners[::2], owners[1::2], strict=True)]
+        width //= 2
+    first = {owner: lane for lane, owner in reversed(list(enumerate(owners[0])))}
+    return builder.shuffle_vector(vectors[0], vectors[0], _lanes(first[i] for i in range(len(first))))
 
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else None
@@ -303,57 +325,34 @@ def _attend(q: Any, kv: Any, state: int, first: int, seen: int, scores: Any, y: 
 @_compiled()
 def _product(form: int, matrix: Any, x: Any, y: Any, thread: int, threads: int) -> None:
     """This thread's share of x `[B, inputs]` times a matrix, into its columns of y `[B, outputs]`."""
-    weight, scale, bias = matrix[Matrix.WEIGHT], matrix[Matrix.SCALE], matrix[Matrix.BIAS]
-    inputs, outputs = matrix[Matrix.INPUTS], matrix[Matrix.OUTPUTS]
-    blocks = outputs // BLOCK
+    inputs, blocks = matrix[Matrix.INPUTS], matrix[Matrix.OUTPUTS] // BLOCK
     row = inputs * (4 if form == 0 else 2 if form == 1 else 1)
-    scales, biases = carray(_at(scale), outputs), carray(_at(bias), outputs)
-    songs, x_row = x.shape[0], x.strides[0]
+    songs, x_song, y_song = x.shape[0], x.strides[0], y.strides[0]
     for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
         first = block * BLOCK
-        w = weight + first * row
-        song = 0
-        while song < songs:
-            at = x.ctypes.data + song * x_row
-            if songs - song >= 4:
-                for half in range(2):
-                    _store(
-                        _four_by_four(form, w + half * 4 * row, row, at, x_row, inputs), 4, y, song, first + half * 4
-                    )
-                song += 4
+        w = matrix[Matrix.WEIGHT] + first * row
+        scale, bias = matrix[Matrix.SCALE] + 4 * first, matrix[Matrix.BIAS] + 4 * first
+        x_at, y_at = x.ctypes.data, y.ctypes.data + 4 * first
+        for _ in range(songs // 4):
+            for half in range(2):
+                s, b, w_at, at = scale + half * 16, bias + half * 16, w + half * 4 * row, y_at + half * 16
+                if form == 0:
+                    _dots(0, 4, 4, w_at, row, x_at, x_song, inputs, s, b, at, y_song)
+                elif form == 1:
+                    _dots(1, 4, 4, w_at, row, x_at, x_song, inputs, s, b, at, y_song)
+                else:
+                    _dots(2, 4, 4, w_at, row, x_at, x_song, inputs, s, b, at, y_song)
+            x_at += 4 * x_song
+            y_at += 4 * y_song
+        for _ in range(songs % 4):
+            if form == 0:
+                _dots(0, 8, 1, w, row, x_at, x_song, inputs, scale, bias, y_at, y_song)
+            elif form == 1:
+                _dots(1, 8, 1, w, row, x_at, x_song, inputs, scale, bias, y_at, y_song)
             else:
-                _store(_eight_by_one(form, w, row, at, x_row, inputs), 1, y, song, first)
-                song += 1
-        for song in range(songs):
-            for r in range(first, first + BLOCK):
-                if scale:
-                    y[song, r] *= scales[r]
-                if bias:
-                    y[song, r] += biases[r]
-
-
-@_compiled()
-def _store(sums: Any, songs: int, y: Any, song: int, row: int) -> None:
-    for i in range(len(sums)):
-        y[song + i % songs, row + i // songs] = sums[i]
-
-
-@_compiled()
-def _eight_by_one(form: int, w: int, row: int, x: int, x_row: int, inputs: int) -> Any:
-    if form == 0:
-        return _dots(0, 8, 1, w, row, x, x_row, inputs)
-    if form == 1:
-        return _dots(1, 8, 1, w, row, x, x_row, inputs)
-    return _dots(2, 8, 1, w, row, x, x_row, inputs)
-
-
-@_compiled()
-def _four_by_four(form: int, w: int, row: int, x: int, x_row: int, inputs: int) -> Any:
-    if form == 0:
-        return _dots(0, 4, 4, w, row, x, x_row, inputs)
-    if form == 1:
-        return _dots(1, 4, 4, w, row, x, x_row, inputs)
-    return _dots(2, 4, 4, w, row, x, x_row, inputs)
+                _dots(2, 8, 1, w, row, x_at, x_song, inputs, scale, bias, y_at, y_song)
+            x_at += x_song
+            y_at += y_song
 
 
 # ------------------------------------------------------------------------------------------------------- step

@@ -123,24 +123,26 @@ class Rows(Packed):
         else:
             kept[: self.n_out, : self.n_in] = weight.detach()
             self.weight = kept
-        self.bias = None if self.bias is None else F.pad(self.bias, (0, rows - self.n_out)).contiguous()
+        self.biases = torch.zeros(rows)  # zeros where there are none
+        if self.bias is not None:
+            self.biases[: self.n_out] = self.bias
+            self.bias = self.biases[: self.n_out]
 
     def product(self, x: Tensor) -> Tensor:
         weight = self.weight[: self.n_out, : self.n_in]
-        bias = None if self.bias is None else self.bias[: self.n_out]
         if self.form == "fp32":
-            return _product(x, weight, bias)
+            return _product(x, weight, self.bias)
         half = torch.bfloat16 if "bf16" in forms("cpu") else torch.float32
         y = _product(x.to(half), weight.to(half), None).float()
         if self.scale is not None:
             scale = self.scale[: self.n_out]
-            return y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale)
-        return y if bias is None else y + bias
+            return y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
+        return y if self.bias is None else y + self.bias
 
     def told(self) -> list[int]:
         """What the compiled step is told of it (`kernels.Matrix`)."""
-        scale, bias = (0 if t is None else t.data_ptr() for t in (self.scale, self.bias))
-        return [self.weight.data_ptr(), scale, bias, self.weight.shape[1], self.weight.shape[0]]
+        scale = 0 if self.scale is None else self.scale.data_ptr()
+        return [self.weight.data_ptr(), scale, self.biases.data_ptr(), self.weight.shape[1], self.weight.shape[0]]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
