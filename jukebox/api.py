@@ -233,7 +233,7 @@ class Model:
         """n songs to be sampled, numbered from 0; seed and number together give the noise of each.
 
         lyrics: a text, or a file of lyrics with their times (.lrc, .vtt, .json, .txt). seconds: their length; None = as
-        long as what they begin with, else 20. total_seconds: of the imagined whole. prompt: a recording they begin with,
+        long as what they begin with, else as the model set says, else 20. total_seconds: of the imagined whole. prompt: a recording they begin with,
         of which prompt_seconds are kept. given: codes they begin with, by turns, from `encode` or `load_codes`.
         """
         if prompt is not None and given:
@@ -375,7 +375,9 @@ class Model:
         there = max((len(codes) * self.geometry.hops[level] for level, codes in given.items()), default=0)
         if seconds is None and there:
             seconds = (there + 0.5) / self.sr_hz
-        song = prepare.Lengths(self._sample, self.geometry).song(replace(request, length_sec=seconds))
+        song = prepare.Lengths(self._sample, self.geometry, self.models.song_sec).song(
+            replace(request, length_sec=seconds)
+        )
         for level, codes in given.items():
             song.codes[level] = np.asarray(codes, np.int64)[: song.length_samples // self.geometry.hops[level]]
         return song

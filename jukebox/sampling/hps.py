@@ -43,7 +43,12 @@ class SampleHps:
         None, "sample now only the windows that are needed to reach this second; None = to the end", unit="s", gt=0
     )
     sr: int | None = key(None, "sample rate of the model; None = as its checkpoint says", unit="Hz", gt=0)
-    sample_length_in_seconds: float = key(20.0, "length of the result, rounded down to whole top codes", unit="s", gt=0)
+    sample_length_in_seconds: float | None = key(
+        None,
+        "length of the result, rounded down to whole top codes; None = as the model set says, else 20",
+        unit="s",
+        gt=0,
+    )
     sample_length: int = key(0, "the same in samples; 0 = take sample_length_in_seconds", unit="samples", ge=0)
     total_sample_length_in_seconds: float | None = key(
         None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from jukebox.errors import UsageError
 
+_SONG_SEC = 20.0  # where neither the command line nor the model set says how long a song is
+
 
 @dataclass(frozen=True)
 class Window:
@@ -77,6 +79,11 @@ def hop_codes(fraction: float, n_ctx: int, ratio: int | None) -> tuple[int, bool
     unit = ratio or 1
     rounded = max(unit, hop - hop % unit)
     return rounded, rounded != hop
+
+
+def song_sec(asked: float | None, usual: float | None) -> float:
+    """How long a song is: as asked for, else as the model set says, else 20 s."""
+    return asked or usual or _SONG_SEC
 
 
 def whole_length(seconds: float, samples: int, sr_hz: int, top_hop: int) -> int:

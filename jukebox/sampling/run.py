@@ -100,7 +100,7 @@ class Session:
             self.sample, self.song, models, self.vqvae_hps, self.geometry, tuple(blends)
         )
         self.top = self.geometry.levels - 1
-        self.lengths = prepare.Lengths(self.sample, self.geometry)
+        self.lengths = prepare.Lengths(self.sample, self.geometry, models.song_sec)
         for request in asked:
             self.settings(request)
             prepare.check_song(self.lengths.song(request), self.levels, self.geometry)
@@ -273,7 +273,8 @@ class Session:
             self.geometry.sr_hz, {level: longest.have(level) for level in self.levels},
         )  # fmt: skip
         seconds = longest.length_samples / self.geometry.sr_hz
-        log.info("%d songs of %.2f s at %d Hz\n%s", len(songs), seconds, self.geometry.sr_hz, rows)
+        count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
+        log.info("%s of %.2f s at %d Hz\n%s", count, seconds, self.geometry.sr_hz, rows)
         for line in prepare.notices([song.request.song for song in songs], self.levels, self.top):
             log.info("%s", line)
         if self.models.licence:

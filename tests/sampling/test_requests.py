@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+import jukebox
 from jukebox import settings
 from jukebox.errors import DataError, HparamsError, UsageError, UserError
 from jukebox.models import model_set, restricted
@@ -147,6 +149,29 @@ def test_lengths_of_each_song(tiny, tmp_path):
     assert found["zs"][2].shape == (2, 10) and found["x"].shape == (2, 160, 1)
     sizes = [(tmp_path / f"out/level_2/item_{item}.wav").stat().st_size for item in (0, 1)]
     assert sizes[1] - sizes[0] == 2 * 160  # 16 bits, 20 codes instead of 10
+
+
+def test_a_model_set_says_how_long_its_songs_are(tiny, tmp_path):
+    top = tiny.model.split(",")[0]
+    vqvae = f'[vqvae]\ncheckpoint = "{top[:-1].removesuffix("level")}vqvae"\n'
+    priors = "[[priors]]\ncheckpoint = ''\n" * 2 + f'[[priors]]\ncheckpoint = "{top}"\n'
+    model = tmp_path / "short.toml"
+    model.write_text(f"sample_length_in_seconds = 0.04\n{vqvae}{priors}")
+    entries, usual = [{}, {"sample_length_in_seconds": 0.02}], {"model": model, "sample_length": None}
+    sing(tiny, tmp_path, entries, **usual)
+    codes = [np.load(tmp_path / f"out/progress/item_000{item}_level_2.npy") for item in (0, 1)]
+    assert [len(code) for code in codes] == [20, 10]  # 16 samples a code at 8000 Hz
+    found = sing(tiny, tmp_path, [{}], **usual, sample_length_in_seconds=0.03)
+    assert found["zs"][2].shape == (1, 15)
+    assert jukebox.load(model).songs()[0].length_samples == 320
+    model.write_text(f"sample_length_in_seconds = 'long'\n{vqvae}{priors}")
+    with pytest.raises(UsageError, match="'long' is no length"):
+        sing(tiny, tmp_path, [{}], **usual)
+
+
+def test_a_song_beyond_what_the_model_knows_names_the_flag_for_its_length(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"^--sample_length_in_seconds=40: this model knows songs of 0.05 to 30 s"):
+        sing(tiny, tmp_path, [{}], sample_length=None, sample_length_in_seconds=40, total_sample_length_in_seconds=None)
 
 
 @pytest.mark.parametrize(
