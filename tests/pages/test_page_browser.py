@@ -307,6 +307,22 @@ def test_lyrics_follow_and_seek(run_folder, open_page):
     page.wait("document.querySelector('.word.now')?.textContent === 'hill'")
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_bar_of_the_current_line_is_seen(width, run_folder, open_page):
+    """It hangs into the margin, where a song is not drawn unless it says so."""
+    from PIL import Image
+
+    page = open_page(index(run_folder), viewport={"width": width, "height": 800})
+    page.locator("#song-1 button.line").nth(1).press("Enter")
+    page.wait_for_timeout(300)  # the colour fades in
+    seen = page.evaluate(
+        """(() => { const e = document.querySelector('[aria-current=true]'), box = e.getBoundingClientRect();
+        return [box.left, box.top + box.height / 2, getComputedStyle(e).borderInlineStartColor]; })()"""
+    )
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    assert f"rgb{picture.getpixel((int(seen[0]) + 1, int(seen[1])))}" == seen[2]
+
+
 def test_uncertain_words_are_faint_and_said_to_be(run_folder, open_page):
     page = open_page(index(run_folder))
     words, faint = page.locator("#song-1 .word").count(), page.locator("#song-1 .word.faint").count()
