@@ -70,7 +70,7 @@ def test_parts_make_the_whole(tiny, tmp_path):
     tree = restricted.load(root / "level_0/data.pth.tar")
     zs, knobs = tree["zs"], {"temp": 1.0, "top_k": 1, "top_p": 0.0, "min_p": 0.0, "seed": 0}
     assert tree["sampling_kwargs"][1] == knobs | {"chunk_size": 8, "max_batch_size": 2}
-    assert "temperature 1, top 1" in (root / "index.html").read_text()
+    assert "temperature 1, top k 1" in (root / "index.html").read_text()
     assert all(torch.equal(zs[level], tiny.arrays[f"ancestral.z_{level}"]) for level in range(3))
     assert "not whole" not in (root / "index.html").read_text() and not (root / "earlier").exists()
 
