@@ -28,6 +28,7 @@ C channels, N codes, F frames, W width of the prior.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -262,6 +263,7 @@ class Model:
         """
         kept = {level: codes.copy() for level, codes in song.codes.items()}
         if keep_seconds is not None:
+            _check_seconds("keep_seconds", keep_seconds)
             whole = int(keep_seconds * self.sr_hz) // self.geometry.top_hop * self.geometry.top_hop
             kept = {level: codes[: whole // self.geometry.hops[level]] for level, codes in kept.items()}
         request = replace(song.request, seed=song.request.seed + 1 if seed is None else seed)
@@ -383,6 +385,8 @@ class Model:
         return song
 
     def _prompt(self, prompt: Audio, seconds: float | None, sr_hz: int | None) -> Mapping[int, Codes]:
+        if seconds is not None:
+            _check_seconds("prompt_seconds", seconds)
         if isinstance(prompt, str | os.PathLike) and seconds is not None:
             return modes.prompt(os.fspath(prompt), self.codec, seconds)
         audio = self._mono(prompt, sr_hz)
@@ -436,6 +440,11 @@ def _settings(**values: object) -> Resolved:
         if value is not None
     }
     return schema.resolve([Layer("Python", known)])
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{name}={value:g}: give a number of seconds from 0 up.")
 
 
 def _several(songs: Song | Sequence[Song]) -> list[Song]:

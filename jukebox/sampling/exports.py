@@ -120,8 +120,11 @@ class Exports:
         self.folder.export(songs, level, len(levels), labels, kwargs)
         self.folder.drop_arrays(level)
 
-    def page(self, songs: Sequence[Song]) -> None:
-        """The pages of everything that can be heard now; songs that are not whole say how far they are."""
+    def page(self, songs: Sequence[Song], *, last: bool = False) -> None:
+        """The pages of everything that can be heard now; songs that are not whole say how far they are.
+
+        last: nothing more is sampled now, so that the single file that --embed asks for is due.
+        """
         remembered, sample, root = self.folder.remembered(), self.sample, self.folder.root
         partial = {song.request.item: text for song in songs if (text := self._how_far(song))}
         aligned = self.times.found(songs)
@@ -151,7 +154,7 @@ class Exports:
             root.resolve().name, remembered.command, settings, remembered.created, self.models.licence, note,
             commands.sing_on(self.hps), commands.keep(self.hps),
         )  # fmt: skip
-        self.pages.write(songs, facts, known, embed=sample.embed and not partial)
+        self.pages.write(songs, facts, known, embed=sample.embed and last)
 
     def _knobs(self, request: Request) -> dict[str, str]:
         """How each level of a song is drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jukebox.errors import UsageError
@@ -88,6 +89,8 @@ def song_sec(asked: float | None, usual: float | None) -> float:
 
 def whole_length(seconds: float, samples: int, sr_hz: int, top_hop: int) -> int:
     """Length in samples, rounded down to whole top codes. Raises UsageError when nothing is left."""
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"a length of {seconds:g} s is none: give a number of seconds above 0.")
     asked = samples or int(seconds * sr_hz)
     length = asked // top_hop * top_hop
     if not length:

@@ -40,10 +40,6 @@ from jukebox.sampling.walk import Made
 
 log = logging.getLogger(__name__)
 
-_NOT_ASKED = (  # do not decide the result
-    "embed", "quiet", "device", "threads", "port", "dist_timeout", "plan", "max_batch_size", "chunk_size", *parts.KEYS
-)  # fmt: skip
-
 
 def main(hps: Resolved) -> int:
     """Sample what the settings of `sample` ask for; the exit code."""
@@ -325,13 +321,13 @@ class Session:
         if self.comm.is_first:
             aligned = self.times.found(songs)
             self.folder.save_aligned_codes(min(done), [aligned.get(song.request.item) for song in songs])
-            self.exports.page(songs)
+            self.exports.page(songs, last=True)
         self.comm.barrier()
 
 
 def _values(hps: Resolved) -> dict[str, Any]:
     """The settings that decide the result, as plain JSON."""
-    return {k: _plain(v) for k, v in hps.values.items() if k not in _NOT_ASKED}
+    return {k: _plain(v) for k, v in hps.values.items() if k not in recorded.OF_A_START}
 
 
 def _plain(value: Any) -> Any:

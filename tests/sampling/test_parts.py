@@ -60,10 +60,13 @@ def test_parts_make_the_whole(tiny, tmp_path):
     tiny.sing([*whole, "--levels=1,0"])  # of what there is
     assert have(root, 0) == {} and 0 < have(root, 1)[0] < 240
     assert not list(root.glob("level_*/data.pth.tar"))
-    tiny.sing([*whole, "--levels=2"])
+    tiny.sing([*whole, "--levels=2", "--embed"])
+    assert "2 of 2 songs are not whole yet" in (root / f"{root.name}.html").read_text()
     assert (root / "level_2/data.pth.tar").exists() and not (root / "level_1/data.pth.tar").exists()
-    hps, asked = recorded.as_begun(settings.parse("sample", [f"--name={root}", "--device=cpu"]), root)
-    assert hps.section(SampleHps).model == tiny.model and len(asked) == 2
+    hps, asked = recorded.as_begun(
+        settings.parse("sample", [f"--name={root}", "--device=cpu", "--embed", "--plan"]), root
+    )
+    assert hps.section(SampleHps).model == tiny.model and hps.section(SampleHps).embed and len(asked) == 2
     with pytest.raises(UsageError, match="--temp"):
         recorded.as_begun(settings.parse("sample", [f"--name={root}", "--temp=0.9"]), root)
     tiny.sing([*whole, "--items=0-1"])
