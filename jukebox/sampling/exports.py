@@ -145,8 +145,10 @@ class Exports:
             "length": _from_to(lengths),
             "of a whole song of": _from_to(whole_sec),
             "step between windows": ", ".join(
-                f"level {level} {known.plan.hop / known.plan.n_ctx:.3g}" for level, known in sorted(self.levels.items())
-            ),
+                f"level {level}: {known.plan.hop / known.plan.n_ctx:.3g}"
+                for level, known in sorted(self.levels.items(), reverse=True)
+            )
+            + " of a window",
             "all settings": "run.json, beside this page",
         }
         note = f"Still being sung: {len(partial)} of {len(songs)} songs are not whole yet." if partial else ""

@@ -19,10 +19,13 @@ OF_A_START = (
 
 
 def settings_from(values: Mapping[str, Any], where: str) -> Resolved:
-    """Recorded settings of sample.py as typed ones; a key that is no longer known is left out."""
+    """Recorded settings of sample.py as typed ones; a key that is no longer known is left out.
+
+    What is as it would be anyway does not count as given: a run records every setting, and few of them were typed.
+    """
     schema = settings.PROGRAMS["sample"].schema
     known = {name: schema.convert(name, value, where) for name, value in values.items() if name in schema.keys}
-    return schema.resolve([Layer(where, known)])
+    return schema.resolve([Layer(where, {k: v for k, v in known.items() if v != schema.keys[k].default})])
 
 
 def as_begun(hps: Resolved, root: Path) -> tuple[Resolved, list[Request]] | None:

@@ -528,6 +528,14 @@ def test_the_page_is_there_while_the_songs_are_sung(kit, tmp_path, open_page):
     assert not page.faults
 
 
+def test_how_far_a_song_is_stands_within_a_narrow_screen(kit, tmp_path, open_page):
+    whole = kit.make_page(tmp_path, levels=(0,))
+    far = "level 2 whole, level 1 12.3 of 20.0 s, level 0 10.1 of 20.0 s"
+    path = write_page(tmp_path, replace(whole, groups=(), items=(replace(whole.all_items[0], partial=far),)))
+    page = open_page(path, viewport={"width": 320, "height": 800})
+    assert page.evaluate("document.querySelector('.partial').getBoundingClientRect().right") <= 320 - 16
+
+
 def test_a_missing_sound_is_told(run_folder, kit, tmp_path, open_page):
     data = kit.make_page(tmp_path, levels=(0,))
     (tmp_path / "level_0/item_0.wav").unlink()

@@ -137,7 +137,7 @@ def test_everything_stands_beside_a_song(songs, branches):
         CodeStore.open(songs / "codes").codes(2, 1),
     )
     for said in ("level 2 drawing", "temperature 1", "VQ-VAE checkpoint", "prior 0 checkpoint", "--items=1", "LUFS",
-                 "<dt>of a whole song of</dt><dd>0.36 s</dd>", "level 0 0.5, level 1 0.5, level 2 0.25", "run.json",
+                 "<dt>of a whole song of</dt><dd>0.36 s</dd>", "level 2: 0.25, level 1: 0.5, level 0: 0.5 of", "run.json",
                  time.strftime("%B %Y"), "AI-generated"):  # fmt: skip
         assert said in page, said
     drawn = (branches / "index.html").read_text()

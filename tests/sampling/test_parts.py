@@ -9,7 +9,7 @@ from jukebox import settings
 from jukebox.codestore.geometry import Geometry
 from jukebox.errors import UsageError
 from jukebox.models import restricted
-from jukebox.sampling import recorded
+from jukebox.sampling import commands, recorded
 from jukebox.sampling.hps import SampleHps
 from jukebox.sampling.parts import items_asked, levels_asked
 
@@ -67,6 +67,10 @@ def test_parts_make_the_whole(tiny, tmp_path):
         settings.parse("sample", [f"--name={root}", "--device=cpu", "--embed", "--plan"]), root
     )
     assert hps.section(SampleHps).model == tiny.model and hps.section(SampleHps).embed and len(asked) == 2
+    assert hps.given("top_k") and not hps.given("sr")
+    typed = [flag for flag in whole if not flag.startswith(("--device", "--chunk_size", "--max_batch_size"))]
+    offered = commands.sing_on(settings.parse("sample", typed))
+    assert commands.sing_on(hps) == offered.replace(" --mode=", " --device=cpu --mode=")
     with pytest.raises(UsageError, match="--temp"):
         recorded.as_begun(settings.parse("sample", [f"--name={root}", "--temp=0.9"]), root)
     tiny.sing([*whole, "--items=0-1"])
