@@ -35,6 +35,7 @@ from jukebox.sampling.parts import Part
 from jukebox.sampling.perform import Performance
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings, Request, by_turns, requests_of, settings_of
+from jukebox.sampling.run_page import single_file
 from jukebox.sampling.save import Remembered, RunFolder
 from jukebox.sampling.walk import Made
 
@@ -114,6 +115,8 @@ class Session:
         if done and min(done) > 0 and 0 not in self.levels:
             log.info("The model has no prior below level %d: the sound is decoded from there.", min(done))
         log.info("%s", self.folder.root / "index.html")
+        if self.sample.embed:
+            log.info("%s", single_file(self.folder.root))
         return 0
 
     def events(self) -> Iterator[Made]:

@@ -176,8 +176,11 @@ def test_the_page_shows_the_tree_and_compares(branches, open_page):
 
 
 @pytest.mark.browser
-def test_a_single_file_by_mail(tiny, songs, tmp_path, open_page):
-    sample(tiny, songs, n_samples=3, artist="Alan Jackson", genre="country", lyrics=LYRICS, embed=True)
+def test_a_single_file_by_mail(tiny, songs, tmp_path, open_page, caplog):
+    caplog.set_level("INFO")
+    job.comm = None
+    assert main(settings.parse("sample", [f"--name={songs}", "--embed", "--device=cpu"])) == 0  # of a run that is done
+    assert str(songs / "songs.html") in caplog.text
     alone = tmp_path / "mail.html"
     alone.write_bytes((songs / "songs.html").read_bytes())
     page = open_page(alone)
