@@ -151,7 +151,7 @@ class Exports:
             + " of a window",
             "all settings": "run.json, beside this page",
         }
-        note = f"Still being sung: {len(partial)} of {len(songs)} songs are not whole yet." if partial else ""
+        note = f"{len(partial)} of {len(songs)} songs are not whole yet." if partial else ""
         facts = RunFacts(
             root.resolve().name, remembered.command, settings, remembered.created, self.models.licence, note,
             commands.sing_on(self.hps), commands.keep(self.hps),

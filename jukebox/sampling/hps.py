@@ -86,6 +86,17 @@ class SampleHps:
             raise ValueError("--mode=primed needs --audio_file=a.wav,b.mp3.")
         if self.mode == "primed" and self.prompt_length_in_seconds is None:
             raise ValueError("--mode=primed needs --prompt_length_in_seconds, for example 12.")
+        if self.codes_file and self.mode not in ("continue", "upsample"):
+            raise ValueError(
+                f"--codes_file is read with --mode=continue or --mode=upsample, not with {self.mode}; say one."
+            )
+        if self.audio_file and self.mode != "primed":
+            raise ValueError(f"--audio_file is read with --mode=primed, not with {self.mode}; say so.")
+        if self.prompt_length_in_seconds is not None and self.mode == "ancestral":
+            raise ValueError(
+                "--prompt_length_in_seconds is of what a song begins with: say --mode=primed with --audio_file, or "
+                "--mode=continue with --codes_file."
+            )
         if 0 in self.hop_fraction:
             raise ValueError("--hop_fraction: a step of 0 never ends.")
         return self

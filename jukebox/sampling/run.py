@@ -172,6 +172,15 @@ class Session:
         songs = [self.lengths.song(request) for request in self._grown(found)]
         for song, codes in zip(songs, found.given, strict=True):
             song.codes.update(codes)
+        if all(
+            song.have(level) >= self.levels[level].plan.total(song.length_samples)
+            for song in songs
+            for level in found.levels
+        ):
+            log.warning(
+                "nothing is left to sing: what the songs begin with is as long as they shall be. For more give a larger "
+                "--sample_length_in_seconds, for another way a --prompt_length_in_seconds."
+            )
         return list(found.levels), songs
 
     def _check_rate_and_levels(self) -> None:

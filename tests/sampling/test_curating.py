@@ -110,6 +110,9 @@ def test_continuing_a_run_by_its_data_file_remembers_it_too(tiny, songs, caplog)
     )  # fmt: skip
     assert [parent_of(grown, i)["name"] for i in range(3)] == ["songs:0", "songs:1", "songs:2"]
     assert "seed and the number" not in caplog.text  # it goes on where they ended: nothing is sung again
+    assert "nothing is left to sing" not in caplog.text
+    sample(tiny, songs.with_name("all"), mode="continue", codes_file=f"{songs}:0")
+    assert "nothing is left to sing: what the songs begin with is as long" in caplog.text
     sample(tiny, songs.with_name("same"), mode="continue", codes_file=f"{songs}:0", prompt_length_in_seconds=0.05)
     assert "song 0 has the seed and the number of songs:0" in caplog.text
 
