@@ -104,7 +104,9 @@ class SampleHps:
 
 @section("song", "What to sing")
 class SongHps:
-    requests: str = key("", "songs to sing, one table each: a .toml or .jsonl file")
+    requests: str = key(
+        "", "songs to sing, one table each: a .toml or .jsonl file; what a song does not say is as the flags say"
+    )
     artist: str = key("", "artist of every song; empty = unknown", example="Ella Fitzgerald")
     genre: str = key("", "genre of every song; empty = unknown", example="Jazz")
     lyrics: str = key("", "lyrics of every song: a text, or a file named .txt; .lrc, .vtt and .json bring their times")
