@@ -28,6 +28,7 @@ C channels, N codes, F frames, W width of the prior.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -233,7 +234,7 @@ class Model:
         """n songs to be sampled, numbered from 0; seed and number together give the noise of each.
 
         lyrics: a text, or a file of lyrics with their times (.lrc, .vtt, .json, .txt). seconds: their length; None = as
-        long as what they begin with, else 20. total_seconds: of the imagined whole. prompt: a recording they begin with,
+        long as what they begin with, else as the model set says, else 20. total_seconds: of the imagined whole. prompt: a recording they begin with,
         of which prompt_seconds are kept. given: codes they begin with, by turns, from `encode` or `load_codes`.
         """
         if prompt is not None and given:
@@ -262,6 +263,7 @@ class Model:
         """
         kept = {level: codes.copy() for level, codes in song.codes.items()}
         if keep_seconds is not None:
+            _check_seconds("keep_seconds", keep_seconds)
             whole = int(keep_seconds * self.sr_hz) // self.geometry.top_hop * self.geometry.top_hop
             kept = {level: codes[: whole // self.geometry.hops[level]] for level, codes in kept.items()}
         request = replace(song.request, seed=song.request.seed + 1 if seed is None else seed)
@@ -375,12 +377,16 @@ class Model:
         there = max((len(codes) * self.geometry.hops[level] for level, codes in given.items()), default=0)
         if seconds is None and there:
             seconds = (there + 0.5) / self.sr_hz
-        song = prepare.Lengths(self._sample, self.geometry).song(replace(request, length_sec=seconds))
+        song = prepare.Lengths(self._sample, self.geometry, self.models.song_sec).song(
+            replace(request, length_sec=seconds)
+        )
         for level, codes in given.items():
             song.codes[level] = np.asarray(codes, np.int64)[: song.length_samples // self.geometry.hops[level]]
         return song
 
     def _prompt(self, prompt: Audio, seconds: float | None, sr_hz: int | None) -> Mapping[int, Codes]:
+        if seconds is not None:
+            _check_seconds("prompt_seconds", seconds)
         if isinstance(prompt, str | os.PathLike) and seconds is not None:
             return modes.prompt(os.fspath(prompt), self.codec, seconds)
         audio = self._mono(prompt, sr_hz)
@@ -434,6 +440,11 @@ def _settings(**values: object) -> Resolved:
         if value is not None
     }
     return schema.resolve([Layer("Python", known)])
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{name}={value:g}: give a number of seconds from 0 up.")
 
 
 def _several(songs: Song | Sequence[Song]) -> list[Song]:

@@ -276,18 +276,24 @@ def _write(root: Path | str, like: CodeStore, pieces: Sequence[_Piece]) -> CodeS
     plan, details = like.plan, like.details.get(like.levels[0], {})
     computed = {*plan.level_facts(like.levels[0]), "digests"}
     told = {name: value for name, value in details.items() if name not in computed}  # the model, how it was encoded
-    with StoreWriter.create_or_resume(
-        root,
-        plan.geometry,
-        plan.fingerprint,
-        [piece.source() for piece in pieces],
-        shards=plan.shards,
-        levels=plan.levels,
-        arrays=plan.arrays,
-        window_samples=plan.window_samples,
-        compat=plan.compat,
-        flat=plan.flat,
-    ) as writer:
+    try:
+        begun = StoreWriter.create_or_resume(
+            root,
+            plan.geometry,
+            plan.fingerprint,
+            [piece.source() for piece in pieces],
+            shards=plan.shards,
+            levels=plan.levels,
+            arrays=plan.arrays,
+            window_samples=plan.window_samples,
+            compat=plan.compat,
+            flat=plan.flat,
+        )
+    except StoreError:
+        if not (Path(root) / layout.PLAN).exists():
+            raise
+        raise StoreError(f"{root}: holds another store already; name another folder, or delete this one") from None
+    with begun as writer:
         for number in writer.pending():
             writer.add(number, pieces[number].codes(), pieces[number].facts())
         return writer.finish(told)

@@ -45,7 +45,8 @@ class Part:
 @dataclass(frozen=True)
 class ModelSet:
     """A VQ-VAE and its priors; priors[level], None where that level has none. ids: addresses of its id tables;
-    huggingface: repository that holds the same nets in the port's layout; file: where the set is written, if it is."""
+    huggingface: repository that holds the same nets in the port's layout; file: where the set is written, if it is;
+    song_sec: how long its songs are where nobody says so, None = as the program has it."""
 
     name: str
     vqvae: Part
@@ -54,6 +55,7 @@ class ModelSet:
     ids: tuple[str, ...] = ()
     huggingface: str = ""
     file: Path | None = None
+    song_sec: float | None = None
 
     @property
     def parts(self) -> dict[int | None, Part]:
@@ -105,8 +107,18 @@ def _from_file(path: Path) -> ModelSet:
     priors = tuple(part(entry) if entry.get("checkpoint", "") != "" else None for entry in table.get("priors", []))
     return ModelSet(
         path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")), tuple(table.get("ids", ())),
-        str(table.get("huggingface", "")), path,
+        str(table.get("huggingface", "")), path, _song_sec(path, table.get("sample_length_in_seconds")),
     )  # fmt: skip
+
+
+def _song_sec(path: Path, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(
+            f"{path}: sample_length_in_seconds = {value!r} is no length; write a number of seconds above 0."
+        )
+    return float(value)
 
 
 def _ported_if_only_so(models: ModelSet) -> ModelSet:

@@ -17,7 +17,7 @@ from jukebox.pages.family import Family, Node
 from jukebox.pages.links import Inside, data_uri
 from jukebox.pages.page import Group, Item, Page, Take
 
-PEAK_BUDGET = 130_000  # characters of the page that all waveforms together may take, so that 200 songs stay light
+PEAK_BUDGET = 55_000  # characters that all waveforms of a page together may take: with 16 songs it stays below 200 kB
 FEWEST_PEAKS = 120
 EAGER_TAKES = 24  # up to here the length of every sound is read at once; above, when it is asked for
 EMBED_FORMATS = ("mp3", "ogg", "opus", "m4a", "flac")  # a single file takes the smaller of what there is

@@ -120,13 +120,17 @@ class Exports:
         self.folder.export(songs, level, len(levels), labels, kwargs)
         self.folder.drop_arrays(level)
 
-    def page(self, songs: Sequence[Song]) -> None:
-        """The pages of everything that can be heard now; songs that are not whole say how far they are."""
+    def page(self, songs: Sequence[Song], *, last: bool = False) -> None:
+        """The pages of everything that can be heard now; songs that are not whole say how far they are.
+
+        last: nothing more is sampled now, so that the single file that --embed asks for is due.
+        """
         remembered, sample, root = self.folder.remembered(), self.sample, self.folder.root
         partial = {song.request.item: text for song in songs if (text := self._how_far(song))}
         aligned = self.times.found(songs)
         lengths = sorted({song.length_samples / self.codec.geometry.sr_hz for song in songs})
-        common = {"model": self.models.name, "mode": sample.mode, "dtype": self.draw.dtype}
+        whole_sec = sorted({song.total_samples / self.codec.geometry.sr_hz for song in songs})
+        common: dict[str, Any] = {"model": self.models.name, "mode": sample.mode, "dtype": self.draw.dtype}
         known = {
             song.request.item: SongFacts(
                 {**common, **self._knobs(song.request), **_prompt(song.request), **remembered.checkpoints},
@@ -138,14 +142,21 @@ class Exports:
         }  # fmt: skip
         settings = common | {
             "seed": self.draw.seed,
-            "length": " to ".join(f"{sec:.2f} s" for sec in {lengths[0]: None, lengths[-1]: None}),
+            "length": _from_to(lengths),
+            "of a whole song of": _from_to(whole_sec),
+            "step between windows": ", ".join(
+                f"level {level}: {known.plan.hop / known.plan.n_ctx:.3g}"
+                for level, known in sorted(self.levels.items(), reverse=True)
+            )
+            + " of a window",
+            "all settings": "run.json, beside this page",
         }
-        note = f"Still being sung: {len(partial)} of {len(songs)} songs are not whole yet." if partial else ""
+        note = f"{len(partial)} of {len(songs)} songs are not whole yet." if partial else ""
         facts = RunFacts(
             root.resolve().name, remembered.command, settings, remembered.created, self.models.licence, note,
             commands.sing_on(self.hps), commands.keep(self.hps),
         )  # fmt: skip
-        self.pages.write(songs, facts, known, embed=sample.embed and not partial)
+        self.pages.write(songs, facts, known, embed=sample.embed and last)
 
     def _knobs(self, request: Request) -> dict[str, str]:
         """How each level of a song is drawn."""
@@ -167,6 +178,11 @@ class Exports:
         return ", ".join(texts)
 
 
+def _from_to(seconds: Sequence[float]) -> str:
+    """Of several, in order, the first and the last."""
+    return " to ".join(f"{sec:.2f} s" for sec in dict.fromkeys((seconds[0], seconds[-1])))
+
+
 def _prompt(request: Request) -> dict[str, str]:
     parent = request.parent
     if parent is None:
@@ -177,7 +193,7 @@ def _prompt(request: Request) -> dict[str, str]:
 
 def _spelled(level: LevelSettings) -> str:
     found = [f"temperature {level.knobs.temp:g}"]
-    found += [f"top {level.knobs.top_k}"] if level.knobs.top_k else []
+    found += [f"top k {level.knobs.top_k}"] if level.knobs.top_k else []
     found += [f"top p {level.knobs.top_p:g}"] if level.knobs.top_p else []
     return ", ".join(found + ([f"min p {level.knobs.min_p:g}"] if level.knobs.min_p else []))
 

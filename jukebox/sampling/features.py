@@ -87,7 +87,12 @@ def mono(audio: Audio, sr_hz: int, own_hz: int | None = None) -> NDArray[np.floa
         samples = io.read(audio, sr_hz=sr_hz, channels=2)
     else:
         samples = np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio)
-        if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not np.isfinite(samples).all():
+        if (
+            samples.dtype.kind != "f"
+            or samples.ndim not in (1, 2)
+            or not samples.size
+            or not np.isfinite(samples).all()
+        ):
             shape = list(samples.shape)
             raise DataError(f"audio is finite floats in -1 ... 1, [T] or [T, C], not {samples.dtype} of shape {shape}.")
         samples = samples.astype(np.float32).reshape(len(samples), -1)

@@ -43,7 +43,12 @@ class SampleHps:
         None, "sample now only the windows that are needed to reach this second; None = to the end", unit="s", gt=0
     )
     sr: int | None = key(None, "sample rate of the model; None = as its checkpoint says", unit="Hz", gt=0)
-    sample_length_in_seconds: float = key(20.0, "length of the result, rounded down to whole top codes", unit="s", gt=0)
+    sample_length_in_seconds: float | None = key(
+        None,
+        "length of the result, rounded down to whole top codes; None = as the model set says, else 20",
+        unit="s",
+        gt=0,
+    )
     sample_length: int = key(0, "the same in samples; 0 = take sample_length_in_seconds", unit="samples", ge=0)
     total_sample_length_in_seconds: float | None = key(
         None,
@@ -81,6 +86,17 @@ class SampleHps:
             raise ValueError("--mode=primed needs --audio_file=a.wav,b.mp3.")
         if self.mode == "primed" and self.prompt_length_in_seconds is None:
             raise ValueError("--mode=primed needs --prompt_length_in_seconds, for example 12.")
+        if self.codes_file and self.mode not in ("continue", "upsample"):
+            raise ValueError(
+                f"--codes_file is read with --mode=continue or --mode=upsample, not with {self.mode}; say one."
+            )
+        if self.audio_file and self.mode != "primed":
+            raise ValueError(f"--audio_file is read with --mode=primed, not with {self.mode}; say so.")
+        if self.prompt_length_in_seconds is not None and self.mode == "ancestral":
+            raise ValueError(
+                "--prompt_length_in_seconds is of what a song begins with: say --mode=primed with --audio_file, or "
+                "--mode=continue with --codes_file."
+            )
         if 0 in self.hop_fraction:
             raise ValueError("--hop_fraction: a step of 0 never ends.")
         return self
@@ -88,7 +104,9 @@ class SampleHps:
 
 @section("song", "What to sing")
 class SongHps:
-    requests: str = key("", "songs to sing, one table each: a .toml or .jsonl file")
+    requests: str = key(
+        "", "songs to sing, one table each: a .toml or .jsonl file; what a song does not say is as the flags say"
+    )
     artist: str = key("", "artist of every song; empty = unknown", example="Ella Fitzgerald")
     genre: str = key("", "genre of every song; empty = unknown", example="Jazz")
     lyrics: str = key("", "lyrics of every song: a text, or a file named .txt; .lrc, .vtt and .json bring their times")

@@ -31,7 +31,7 @@ from jukebox.parallel.hps import LaunchHps
 from jukebox.prior.latent_flow import sample
 from jukebox.sampling.hps import DrawHps, FlowHps, SampleHps, SongHps
 from jukebox.sampling.levels import Song
-from jukebox.sampling.plan import hop_codes, whole_length, window_starts
+from jukebox.sampling.plan import hop_codes, song_sec, whole_length, window_starts
 from jukebox.sampling.requests import Request
 from jukebox.sampling.run_page import RunFacts, RunPages, SongFacts
 from jukebox.sampling.save import Remembered, RunFolder
@@ -113,7 +113,7 @@ def _run(hps: Resolved, flow: TrainedFlow, asked: Sequence[Request], comm: Comm,
 
 def _song(request: Request, wanted: SampleHps, flow: TrainedFlow) -> Song:
     rate, hop = flow.codec.geometry.sr_hz, flow.net.shape.hop
-    seconds, samples = wanted.sample_length_in_seconds, wanted.sample_length
+    seconds, samples = song_sec(wanted.sample_length_in_seconds, None), wanted.sample_length
     if request.length_sec is not None:
         seconds, samples = request.length_sec, 0
     length = whole_length(seconds, samples, rate, hop)

@@ -85,13 +85,13 @@ def prompt(file: str, codec: Codec, prompt_sec: float) -> Given:
     length = int(prompt_sec * geometry.sr_hz) // geometry.top_hop * geometry.top_hop
     if not length:
         raise UsageError(f"--prompt_length_in_seconds={prompt_sec:g} is less than one code of the top level.")
-    audio = io.read(file, sr_hz=geometry.sr_hz, channels=2, length_samples=length).mean(axis=1)
-    if len(audio) < length:
+    has_sec = io.probe(file).length_sec  # 0 if the header does not tell
+    if 0 < has_sec < length / geometry.sr_hz:
         raise DataError(
-            f"--audio_file={file} has {len(audio) / geometry.sr_hz:.2f} s, less than "
-            f"--prompt_length_in_seconds={prompt_sec:g}. Give a longer recording or a shorter prompt."
+            f"--audio_file={file} has {has_sec:.2f} s, less than --prompt_length_in_seconds={prompt_sec:g}. Give a longer "
+            "recording or a shorter prompt."
         )
-    return codec.encode(audio)
+    return codec.encode(io.read(file, sr_hz=geometry.sr_hz, channels=2, length_samples=length).mean(axis=1))
 
 
 def _cut(given: Given, geometry: Geometry, prompt_samples: int | None) -> Given:

@@ -69,7 +69,7 @@ def items_asked(text: str, n_items: int) -> frozenset[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
         last = int(match[2] or match[1]) if match else -1
         if not match or not int(match[1]) <= last < n_items:
-            raise UsageError(f"--items={text}: {word!r} is no song of this run; they are 0 to {n_items - 1}: 0,3-5")
+            raise UsageError(f"--items={text}: {word!r} is no song of this run; they are 0 to {n_items - 1}.")
         found.update(range(int(match[1]), last + 1))
     return frozenset(found or range(n_items))
 

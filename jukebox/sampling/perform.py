@@ -123,14 +123,17 @@ class Performance:
 
     # ---------------------------------------------------------------------------------------- what can be heard
 
-    def _let_hear(self) -> None:
-        """Sounds of what there is so far, by their process; pages, and exports of whole levels, by the first."""
+    def _let_hear(self, *, last: bool = False) -> None:
+        """Sounds of what there is so far, by their process; pages, and exports of whole levels, by the first.
+
+        last: nothing more is sampled now.
+        """
         for song, level in self._mine(self.songs, range(self.session.geometry.levels)):
             self._sound(song, level)
         if self.comm.is_first:
             self._look()
             self.exports.whole_levels(self.songs)
-            self.exports.page(self.songs)
+            self.exports.page(self.songs, last=last)
 
     def _sound(self, song: Song, level: int) -> None:
         self.pulse.beat()
@@ -178,7 +181,7 @@ class Performance:
         """Wait until everything is sampled and decoded, whoever does it; then the last exports. For the first process."""
         while any(True for _ in self._waited_for()):
             self._refresh()
-        self._let_hear()
+        self._let_hear(last=True)
 
     def _stop(self) -> NoReturn:
         if self.comm.is_first:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jukebox.errors import UsageError
+
+_SONG_SEC = 20.0  # where neither the command line nor the model set says how long a song is
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,15 @@ def hop_codes(fraction: float, n_ctx: int, ratio: int | None) -> tuple[int, bool
     return rounded, rounded != hop
 
 
+def song_sec(asked: float | None, usual: float | None) -> float:
+    """How long a song is: as asked for, else as the model set says, else 20 s."""
+    return asked or usual or _SONG_SEC
+
+
 def whole_length(seconds: float, samples: int, sr_hz: int, top_hop: int) -> int:
     """Length in samples, rounded down to whole top codes. Raises UsageError when nothing is left."""
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"a length of {seconds:g} s is none: give a number of seconds above 0.")
     asked = samples or int(seconds * sr_hz)
     length = asked // top_hop * top_hop
     if not length:

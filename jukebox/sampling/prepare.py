@@ -104,14 +104,18 @@ def _ids(labeller: Labeller, kind: str, name: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the songs of a run are, where a request does not say so itself."""
+    """How long the songs of a run are, where a request does not say so itself. usual_sec: as the model set says."""
 
     sample: SampleHps
     geometry: Geometry
+    usual_sec: float | None = None
 
     def song(self, request: Request) -> Song:
         """The item, still without codes. Raises UsageError when it is shorter than a top code."""
-        seconds, samples = self.sample.sample_length_in_seconds, self.sample.sample_length
+        seconds, samples = (
+            plan.song_sec(self.sample.sample_length_in_seconds, self.usual_sec),
+            self.sample.sample_length,
+        )
         if request.length_sec is not None:
             seconds, samples = request.length_sec, 0
         length = plan.whole_length(seconds, samples, self.geometry.sr_hz, self.geometry.top_hop)
@@ -142,6 +146,11 @@ def _check_timing(song: Song, shape: PriorShape, sr_hz: int) -> None:
     if label is None or not label.timing:
         return
     if not label.min_duration * sr_hz <= song.total_samples < label.max_duration * sr_hz:
+        if length_sec >= label.max_duration:
+            raise UsageError(
+                f"--sample_length_in_seconds={length_sec:g}: this model knows songs of {label.min_duration:g} to "
+                f"{label.max_duration:g} s. Give a length in between."
+            )
         raise UsageError(
             f"--total_sample_length_in_seconds={total_sec:g}: this model knows songs of {label.min_duration:g} to "
             f"{label.max_duration:g} s (of which {length_sec:.2f} s are asked for). Give a length in between."

@@ -9,16 +9,23 @@ from typing import Any
 from jukebox import settings
 from jukebox.errors import UsageError
 from jukebox.hparams.resolve import Layer, Resolved
-from jukebox.parallel.hps import LaunchHps
 from jukebox.sampling import parts, save
 from jukebox.sampling.requests import Request
 
+OF_A_START = (
+    "embed", "quiet", "device", "threads", "port", "dist_timeout", "plan", "max_batch_size", "chunk_size", *parts.KEYS
+)  # fmt: skip
+"""Flags that say how a run goes on now, and do not decide its result."""
+
 
 def settings_from(values: Mapping[str, Any], where: str) -> Resolved:
-    """Recorded settings of sample.py as typed ones; a key that is no longer known is left out."""
+    """Recorded settings of sample.py as typed ones; a key that is no longer known is left out.
+
+    What is as it would be anyway does not count as given: a run records every setting, and few of them were typed.
+    """
     schema = settings.PROGRAMS["sample"].schema
     known = {name: schema.convert(name, value, where) for name, value in values.items() if name in schema.keys}
-    return schema.resolve([Layer(where, known)])
+    return schema.resolve([Layer(where, {k: v for k, v in known.items() if v != schema.keys[k].default})])
 
 
 def as_begun(hps: Resolved, root: Path) -> tuple[Resolved, list[Request]] | None:
@@ -29,11 +36,9 @@ def as_begun(hps: Resolved, root: Path) -> tuple[Resolved, list[Request]] | None
     recorded, where = save.asked_before(root), str(root / "run.json")
     if not recorded:
         return None
-    schema = settings.PROGRAMS["sample"].schema
-    of_a_start = {*parts.KEYS, "name", *(name for name, key in schema.keys.items() if key.section is LaunchHps)}
     given = {name: value for name, value in hps.values.items() if hps.given(name)}
     for name in given:
-        if name not in of_a_start:
+        if name not in (*OF_A_START, "name"):
             raise UsageError(
                 f"--{name}: without --model the run in {root} goes on as it was begun. Leave --{name} out, or type the "
                 "whole command."

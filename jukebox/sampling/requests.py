@@ -104,12 +104,9 @@ def requests_of(song: SongHps, seed: int, n_samples: int | None) -> list[Request
 
     None: each as often as it says itself. Raises DataError for a file that cannot be understood, naming it and the song.
     """
-    if song.requests:
-        asked = _from_file(Path(song.requests).expanduser(), seed)
-    else:
-        lyrics, times = _lyrics(song)
-        meta = SongMeta(artist=song.artist or "unknown", genre=song.genre or "unknown", lyrics=lyrics, times=times)
-        asked = [(Request(0, meta, seed), 1)]
+    lyrics, times = _lyrics(song)
+    meta = SongMeta(artist=song.artist or "unknown", genre=song.genre or "unknown", lyrics=lyrics, times=times)
+    asked = _from_file(Path(song.requests).expanduser(), seed, meta) if song.requests else [(Request(0, meta, seed), 1)]
     each = [request for request, count in asked for _ in range(count)]
     if not each:
         raise DataError(f"--requests={song.requests}: every song of it has n_samples = 0.")
@@ -137,12 +134,24 @@ def _read_lyrics(path: Path) -> timed.Lyrics | tuple[str, None]:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(path: Path, seed: int) -> list[tuple[Request, int]]:
-    """The songs of a requests file, and how often each is asked for."""
+def _from_file(path: Path, seed: int, usual: SongMeta) -> list[tuple[Request, int]]:
+    """The songs of a requests file, and how often each is asked for. usual: what a song is that does not say."""
     entries = _toml(path) if path.suffix.lower() == ".toml" else _jsonl(path)
     if not entries:
         raise DataError(f"--requests={path}: no songs in it; a song is a table [[songs]], or a line of a .jsonl file.")
-    return [request_from(entry, where, path.parent, seed) for where, entry in entries]
+    found = []
+    for where, entry in entries:
+        request, count = request_from(entry, where, path.parent, seed)
+        found.append((replace(request, song=_filled(request.song, entry, usual)), count))
+    return found
+
+
+def _filled(song: SongMeta, entry: Mapping[str, Any], usual: SongMeta) -> SongMeta:
+    """A song with the artist, genre and lyrics of the flags where its table has none."""
+    unsaid = {name: getattr(usual, name) for name in ("artist", "genre") if name not in entry}
+    if not {"lyrics", "lyrics_file"} & set(entry):
+        unsaid |= {"lyrics": usual.lyrics, "times": usual.times}
+    return replace(song, **unsaid)
 
 
 def _toml(path: Path) -> list[tuple[str, Any]]:

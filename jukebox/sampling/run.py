@@ -35,14 +35,11 @@ from jukebox.sampling.parts import Part
 from jukebox.sampling.perform import Performance
 from jukebox.sampling.prepare import Level
 from jukebox.sampling.requests import LevelSettings, Request, by_turns, requests_of, settings_of
+from jukebox.sampling.run_page import single_file
 from jukebox.sampling.save import Remembered, RunFolder
 from jukebox.sampling.walk import Made
 
 log = logging.getLogger(__name__)
-
-_NOT_ASKED = (  # do not decide the result
-    "embed", "quiet", "device", "threads", "port", "dist_timeout", "plan", "max_batch_size", "chunk_size", *parts.KEYS
-)  # fmt: skip
 
 
 def main(hps: Resolved) -> int:
@@ -100,7 +97,7 @@ class Session:
             self.sample, self.song, models, self.vqvae_hps, self.geometry, tuple(blends)
         )
         self.top = self.geometry.levels - 1
-        self.lengths = prepare.Lengths(self.sample, self.geometry)
+        self.lengths = prepare.Lengths(self.sample, self.geometry, models.song_sec)
         for request in asked:
             self.settings(request)
             prepare.check_song(self.lengths.song(request), self.levels, self.geometry)
@@ -118,6 +115,8 @@ class Session:
         if done and min(done) > 0 and 0 not in self.levels:
             log.info("The model has no prior below level %d: the sound is decoded from there.", min(done))
         log.info("%s", self.folder.root / "index.html")
+        if self.sample.embed:
+            log.info("%s", single_file(self.folder.root))
         return 0
 
     def events(self) -> Iterator[Made]:
@@ -173,6 +172,15 @@ class Session:
         songs = [self.lengths.song(request) for request in self._grown(found)]
         for song, codes in zip(songs, found.given, strict=True):
             song.codes.update(codes)
+        if all(
+            song.have(level) >= self.levels[level].plan.total(song.length_samples)
+            for song in songs
+            for level in found.levels
+        ):
+            log.warning(
+                "nothing is left to sing: what the songs begin with is as long as they shall be. For more give a larger "
+                "--sample_length_in_seconds, for another way a --prompt_length_in_seconds."
+            )
         return list(found.levels), songs
 
     def _check_rate_and_levels(self) -> None:
@@ -273,7 +281,8 @@ class Session:
             self.geometry.sr_hz, {level: longest.have(level) for level in self.levels},
         )  # fmt: skip
         seconds = longest.length_samples / self.geometry.sr_hz
-        log.info("%d songs of %.2f s at %d Hz\n%s", len(songs), seconds, self.geometry.sr_hz, rows)
+        count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
+        log.info("%s of %.2f s at %d Hz\n%s", count, seconds, self.geometry.sr_hz, rows)
         for line in prepare.notices([song.request.song for song in songs], self.levels, self.top):
             log.info("%s", line)
         if self.models.licence:
@@ -324,13 +333,13 @@ class Session:
         if self.comm.is_first:
             aligned = self.times.found(songs)
             self.folder.save_aligned_codes(min(done), [aligned.get(song.request.item) for song in songs])
-            self.exports.page(songs)
+            self.exports.page(songs, last=True)
         self.comm.barrier()
 
 
 def _values(hps: Resolved) -> dict[str, Any]:
     """The settings that decide the result, as plain JSON."""
-    return {k: _plain(v) for k, v in hps.values.items() if k not in _NOT_ASKED}
+    return {k: _plain(v) for k, v in hps.values.items() if k not in recorded.OF_A_START}
 
 
 def _plain(value: Any) -> Any:

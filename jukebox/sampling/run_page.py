@@ -73,7 +73,7 @@ class RunPages:
         if elders := tuple(self._elder(one) for one in lineage.ancestors(root)):
             page = replace(page, groups=(*page.groups, Group("What they grew from", elders, aside=True)))
         if embed:
-            write_page(root, page, embed=True, name=f"{files.safe_component(root.resolve().name)}.html")
+            write_page(root, page, embed=True, name=single_file(root).name)
         return write_page(root, page)
 
     def _item(self, song: Song, levels: Sequence[int], known: SongFacts, codes: Mapping[tuple[int, int], str]) -> Item:
@@ -140,6 +140,11 @@ class RunPages:
         offered = {"lrc": "lyrics.lrc", "vtt": "lyrics.vtt"}
         downloads = {kind: f"{href}/{name}" for kind, name in offered.items() if name in made}
         return replace(item, downloads=downloads, alignment=f"{href}/alignment.png" if weights.size else None)
+
+
+def single_file(root: Path) -> Path:
+    """The one file with everything in it, of a run in this folder."""
+    return root / f"{files.safe_component(root.resolve().name)}.html"
 
 
 def _known(name: str) -> str:

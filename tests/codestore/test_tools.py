@@ -108,6 +108,9 @@ def test_cut_ranges_know_their_place_in_the_song(tiny, tmp_path):
         for level, codes in tiny.codes(song).items():
             ratio = tiny.GEOMETRY.ratio(level, 2)
             np.testing.assert_array_equal(piece.codes(level, i), codes[3 * ratio : 11 * ratio])
+    assert len(tools.cut(tmp_path / "piece", store, [4, 2], 0.05, 0.17)) == 2  # the same again: it is there
+    with pytest.raises(StoreError, match="piece: holds another store already; name another folder"):
+        tools.cut(tmp_path / "piece", store, [4, 2], 0.05, 0.1)
     end = tools.cut(tmp_path / "end", store, [0], 0.1)
     assert end.item(0).length_samples == 1000 - 768 and end.item(0).total_samples == 1000
     again = tools.cut(tmp_path / "again", piece, [0], 0.064)  # a cut of a cut

@@ -107,6 +107,7 @@ def kit() -> SimpleNamespace:
         HOSTILE=HOSTILE,
         sound=sound,
         write_wav=write_wav,
+        word_times=word_times,
         make_page=make_page,
     )
 

@@ -307,6 +307,22 @@ def test_lyrics_follow_and_seek(run_folder, open_page):
     page.wait("document.querySelector('.word.now')?.textContent === 'hill'")
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_bar_of_the_current_line_is_seen(width, run_folder, open_page):
+    """It hangs into the margin, where a song is not drawn unless it says so."""
+    from PIL import Image
+
+    page = open_page(index(run_folder), viewport={"width": width, "height": 800})
+    page.locator("#song-1 button.line").nth(1).press("Enter")
+    page.wait_for_timeout(300)  # the colour fades in
+    seen = page.evaluate(
+        """(() => { const e = document.querySelector('[aria-current=true]'), box = e.getBoundingClientRect();
+        return [box.left, box.top + box.height / 2, getComputedStyle(e).borderInlineStartColor]; })()"""
+    )
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    assert f"rgb{picture.getpixel((int(seen[0]) + 1, int(seen[1])))}" == seen[2]
+
+
 def test_uncertain_words_are_faint_and_said_to_be(run_folder, open_page):
     page = open_page(index(run_folder))
     words, faint = page.locator("#song-1 .word").count(), page.locator("#song-1 .word.faint").count()
@@ -510,6 +526,14 @@ def test_the_page_is_there_while_the_songs_are_sung(kit, tmp_path, open_page):
     page.reload()
     assert page.locator(".partial").count() == 0 and page.locator(".player").count() == 3
     assert not page.faults
+
+
+def test_how_far_a_song_is_stands_within_a_narrow_screen(kit, tmp_path, open_page):
+    whole = kit.make_page(tmp_path, levels=(0,))
+    far = "level 2 whole, level 1 12.3 of 20.0 s, level 0 10.1 of 20.0 s"
+    path = write_page(tmp_path, replace(whole, groups=(), items=(replace(whole.all_items[0], partial=far),)))
+    page = open_page(path, viewport={"width": 320, "height": 800})
+    assert page.evaluate("document.querySelector('.partial').getBoundingClientRect().right") <= 320 - 16
 
 
 def test_a_missing_sound_is_told(run_folder, kit, tmp_path, open_page):

@@ -270,11 +270,25 @@ def test_waveforms_share_the_room():
     peaks = np.tile(np.array([[-1.0, 1.0]], np.float32), (1000, 1))
     few, many = (
         data_of(render_page(Page("P", items=tuple(Item(k, takes=(plain_take(peaks=peaks),)) for k in range(count)))))
-        for count in (3, 200)
+        for count in (3, 40)
     )
     packed = base64.b64decode(few["songs"][0]["takes"][0]["peaks"])
     assert len(packed) == 2000 and set(np.frombuffer(packed, np.int8)) == {-127, 127}
-    assert len(base64.b64decode(many["songs"][0]["takes"][0]["peaks"])) == 2 * 243
+    assert len(base64.b64decode(many["songs"][0]["takes"][0]["peaks"])) == 2 * 515
+
+
+def test_sixteen_songs_of_three_levels_take_less_than_200_kb(tmp_path, kit):
+    peaks = np.tile(np.array([[-0.5, 0.5]], np.float32), (1000, 1))
+    downloads = {kind: f"level_0/item_0.{kind}" for kind in ("wav", "flac", "mp3")}
+    takes = tuple(Take(level, "", "level_0/item_0.wav", 8000, 160_000, peaks, -20.0, downloads) for level in (2, 1, 0))
+    facts = {f"level {level} drawing": "temperature 0.98, top p 0.9" for level in range(3)}
+    items = [
+        Item(
+            k, f"Song {k}", "Ada Vale", "folk", kit.LYRICS, seed=k, settings=facts, takes=takes, words=kit.word_times()
+        )
+        for k in range(16)
+    ]
+    assert len(render_page(Page("Many", items=tuple(items))).encode()) < 200_000
 
 
 def test_a_single_file_needs_no_other(tmp_path, kit):

@@ -13,6 +13,7 @@ from jukebox.audio import io, tags
 from jukebox.codestore.store import CodeStore
 from jukebox.encoding.store_commands import main as codes
 from jukebox.errors import UsageError
+from jukebox.models import restricted
 from jukebox.parallel.world import job
 from jukebox.sampling import lineage
 from jukebox.sampling.run import main
@@ -46,6 +47,7 @@ def branches(tiny, songs) -> Path:
     return sample(
         tiny, songs.with_name("branches"), mode="continue", codes_file=f"{songs}:1", n_samples=2, seed=7,
         prompt_length_in_seconds=KEPT * HOP_SEC + 0.0005, total_sample_length_in_seconds=None,
+        temp="1,1,0.9", top_k="0,0,9", min_p="0.03,0.02,0.01",
     )  # fmt: skip
 
 
@@ -108,6 +110,9 @@ def test_continuing_a_run_by_its_data_file_remembers_it_too(tiny, songs, caplog)
     )  # fmt: skip
     assert [parent_of(grown, i)["name"] for i in range(3)] == ["songs:0", "songs:1", "songs:2"]
     assert "seed and the number" not in caplog.text  # it goes on where they ended: nothing is sung again
+    assert "nothing is left to sing" not in caplog.text
+    sample(tiny, songs.with_name("all"), mode="continue", codes_file=f"{songs}:0")
+    assert "nothing is left to sing: what the songs begin with is as long" in caplog.text
     sample(tiny, songs.with_name("same"), mode="continue", codes_file=f"{songs}:0", prompt_length_in_seconds=0.05)
     assert "song 0 has the seed and the number of songs:0" in caplog.text
 
@@ -117,7 +122,7 @@ def test_fewer_songs_than_the_codes_have_is_a_question(tiny, songs):
         sample(tiny, songs.with_name("no"), mode="continue", codes_file=songs, n_samples=2)
 
 
-def test_everything_stands_beside_a_song(songs):
+def test_everything_stands_beside_a_song(songs, branches):
     for suffix in ("wav", "flac", "mp3"):
         found = io.read(songs / f"level_0/item_1.{suffix}")
         assert abs(len(found) - 960) <= (0 if suffix != "mp3" else 2400)
@@ -135,8 +140,17 @@ def test_everything_stands_beside_a_song(songs):
         CodeStore.open(songs / "codes").codes(2, 1),
     )
     for said in ("level 2 drawing", "temperature 1", "VQ-VAE checkpoint", "prior 0 checkpoint", "--items=1", "LUFS",
+                 "<dt>of a whole song of</dt><dd>0.36 s</dd>", "level 2: 0.25, level 1: 0.5, level 0: 0.5 of", "run.json",
                  time.strftime("%B %Y"), "AI-generated"):  # fmt: skip
         assert said in page, said
+    drawn = (branches / "index.html").read_text()
+    for said in ("level 2 drawing</dt><dd>temperature 0.9, top k 9, min p 0.01", "level 1 drawing</dt><dd>temperature 1, "
+                 "min p 0.02", "seed</dt><dd>7"):  # fmt: skip
+        assert said in drawn, said
+    kwargs = restricted.load(branches / "level_0/data.pth.tar")["sampling_kwargs"]
+    assert [(level["temp"], level["top_k"], level["min_p"], level["seed"]) for level in kwargs] == [
+        (1, 0, 0.03, 7), (1, 0, 0.02, 7), (0.9, 9, 0.01, 7),
+    ]  # fmt: skip
     song = json.loads((songs / "level_2/item_1/song.json").read_text())
     assert (song["item"], song["seed"], song["text"], song["codes"]) == (1, 0, LYRICS, f"{songs}:1")
     assert len(page) < 200_000
@@ -165,8 +179,11 @@ def test_the_page_shows_the_tree_and_compares(branches, open_page):
 
 
 @pytest.mark.browser
-def test_a_single_file_by_mail(tiny, songs, tmp_path, open_page):
-    sample(tiny, songs, n_samples=3, artist="Alan Jackson", genre="country", lyrics=LYRICS, embed=True)
+def test_a_single_file_by_mail(tiny, songs, tmp_path, open_page, caplog):
+    caplog.set_level("INFO")
+    job.comm = None
+    assert main(settings.parse("sample", [f"--name={songs}", "--embed", "--device=cpu"])) == 0  # of a run that is done
+    assert str(songs / "songs.html") in caplog.text
     alone = tmp_path / "mail.html"
     alone.write_bytes((songs / "songs.html").read_bytes())
     page = open_page(alone)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jukebox import resources
+from jukebox import resources, settings
 from jukebox.errors import OutOfSpace
+from jukebox.models import build
 from jukebox.nn import linear
 from jukebox.sampling import forecast
 from jukebox.sampling.memory import OutOfMemory, Room, ran_out
+from jukebox.sampling.needs import needs_of
 
 SIZE = r"[\d.]+ [MG]B"  # the process of the tests is itself counted
 
@@ -33,6 +35,22 @@ def test_estimates_are_what_sampling_takes(run_mpi, count):
     assert [line["case"] for line in lines] == cases
     for line in lines:
         assert 0.75 <= line["peak"] / line["measured"] <= 1.25, line
+
+
+@pytest.mark.parametrize(
+    "name, weights_gb, cache_gb",
+    [
+        ("upsampler_level_1", 2.4, 0.4),
+        ("prior_1b_lyrics", 3.8, 0.4),
+        ("prior_5b", 10.3, 1),
+        ("prior_5b_lyrics", 11.5, 1),
+    ],
+)
+def test_no_larger_than_the_first_implementation_on_a_card(name, weights_gb, cache_gb):
+    """Weights and a song's cache in float16, beside the figures it states (2.4: its file); at true shapes, without memory."""
+    shape = build.prior_shape(settings.from_presets(f"vqvae,{name}"))
+    found = needs_of(shape, "fp16", songs=4, device="cuda")
+    assert round(found.weights / 1e9, 1) <= weights_gb and found.cache / 4 / 1e9 <= cache_gb
 
 
 # ----------------------------------------------------------------------------------------------------------- the plan

@@ -9,7 +9,7 @@ from jukebox import settings
 from jukebox.codestore.geometry import Geometry
 from jukebox.errors import UsageError
 from jukebox.models import restricted
-from jukebox.sampling import recorded
+from jukebox.sampling import commands, recorded
 from jukebox.sampling.hps import SampleHps
 from jukebox.sampling.parts import items_asked, levels_asked
 
@@ -60,17 +60,24 @@ def test_parts_make_the_whole(tiny, tmp_path):
     tiny.sing([*whole, "--levels=1,0"])  # of what there is
     assert have(root, 0) == {} and 0 < have(root, 1)[0] < 240
     assert not list(root.glob("level_*/data.pth.tar"))
-    tiny.sing([*whole, "--levels=2"])
+    tiny.sing([*whole, "--levels=2", "--embed"])
+    assert "2 of 2 songs are not whole yet" in (root / f"{root.name}.html").read_text()
     assert (root / "level_2/data.pth.tar").exists() and not (root / "level_1/data.pth.tar").exists()
-    hps, asked = recorded.as_begun(settings.parse("sample", [f"--name={root}", "--device=cpu"]), root)
-    assert hps.section(SampleHps).model == tiny.model and len(asked) == 2
+    hps, asked = recorded.as_begun(
+        settings.parse("sample", [f"--name={root}", "--device=cpu", "--embed", "--plan"]), root
+    )
+    assert hps.section(SampleHps).model == tiny.model and hps.section(SampleHps).embed and len(asked) == 2
+    assert hps.given("top_k") and not hps.given("sr")
+    typed = [flag for flag in whole if not flag.startswith(("--device", "--chunk_size", "--max_batch_size"))]
+    offered = commands.sing_on(settings.parse("sample", typed))
+    assert commands.sing_on(hps) == offered.replace(" --mode=", " --device=cpu --mode=")
     with pytest.raises(UsageError, match="--temp"):
         recorded.as_begun(settings.parse("sample", [f"--name={root}", "--temp=0.9"]), root)
     tiny.sing([*whole, "--items=0-1"])
     tree = restricted.load(root / "level_0/data.pth.tar")
     zs, knobs = tree["zs"], {"temp": 1.0, "top_k": 1, "top_p": 0.0, "min_p": 0.0, "seed": 0}
     assert tree["sampling_kwargs"][1] == knobs | {"chunk_size": 8, "max_batch_size": 2}
-    assert "temperature 1, top 1" in (root / "index.html").read_text()
+    assert "temperature 1, top k 1" in (root / "index.html").read_text()
     assert all(torch.equal(zs[level], tiny.arrays[f"ancestral.z_{level}"]) for level in range(3))
     assert "not whole" not in (root / "index.html").read_text() and not (root / "earlier").exists()
 

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+import jukebox
 from jukebox import settings
 from jukebox.errors import DataError, HparamsError, UsageError, UserError
 from jukebox.models import model_set, restricted
-from jukebox.sampling.hps import DrawHps, SongHps
+from jukebox.sampling.hps import DrawHps, SampleHps, SongHps
 from jukebox.sampling.requests import Request, requests_of
 
 LRC = "[00:00.00]I met a traveller\n[00:00.08]from an antique land\n"
@@ -40,6 +43,52 @@ def test_toml(tmp_path):
     assert second.prompt == str(tmp_path / "a.wav") and second.prompt_sec == 5
     for request in (first, second):
         assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+
+
+def test_what_a_song_does_not_say_is_as_the_flags_say(tmp_path):
+    (tmp_path / "words.lrc").write_text(LRC)
+    entries = [
+        {"artist": "Otto Fern"},
+        {"genre": "folk", "lyrics": ""},
+        {"lyrics": "own"},
+        {"lyrics_file": "words.lrc"},
+    ]
+    (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    flags = ("requests", tmp_path / "songs.jsonl"), ("artist", "Mira Vale"), ("genre", "jazz"), ("lyrics", "la la")
+    found = [(one.song.artist, one.song.genre, one.song.lyrics.split("\n")[0]) for one in asked(*flags)]
+    assert found == [
+        ("Otto Fern", "jazz", "la la"), ("Mira Vale", "folk", ""), ("Mira Vale", "jazz", "own"),
+        ("Mira Vale", "jazz", "I met a traveller"),
+    ]  # fmt: skip
+    timed = asked(("requests", tmp_path / "songs.jsonl"), ("lyric_times", tmp_path / "words.lrc"))
+    assert [one.song.times is not None for one in timed] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"codes_file": "x"}, "--codes_file is read with --mode=continue or --mode=upsample, not with ancestral"),
+        (
+            {"codes_file": "x", "mode": "primed", "audio_file": "a.wav", "prompt_length_in_seconds": 1},
+            "not with primed",
+        ),
+        ({"audio_file": "a.wav"}, "--audio_file is read with --mode=primed, not with ancestral"),
+        ({"audio_file": "a.wav", "mode": "upsample", "codes_file": "x"}, "not with upsample"),
+        ({"prompt_length_in_seconds": 5}, "--prompt_length_in_seconds is of what a song begins with"),
+        ({"mode": "continue"}, "--mode=continue needs --codes_file"),
+        ({"mode": "primed", "audio_file": "a.wav"}, "needs --prompt_length_in_seconds"),
+    ],
+)
+def test_a_flag_that_its_mode_does_not_read_is_a_mistake(flags, message):
+    words = [f"--{key}={value}" for key, value in flags.items()]
+    with pytest.raises(HparamsError, match=message):
+        settings.parse("sample", ["--model=x", "--name=y", *words]).section(SampleHps)
+
+
+def test_a_recording_shorter_than_its_prompt(tiny, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
+    with pytest.raises(DataError, match=r"--audio_file=.*a.wav has 0.10 s, less than --prompt_length_in_seconds=1"):
+        sing(tiny, tmp_path, [{}], mode="primed", audio_file=tmp_path / "a.wav", prompt_length_in_seconds=1)
 
 
 def test_deals_by_turns(tmp_path):
@@ -147,6 +196,29 @@ def test_lengths_of_each_song(tiny, tmp_path):
     assert found["zs"][2].shape == (2, 10) and found["x"].shape == (2, 160, 1)
     sizes = [(tmp_path / f"out/level_2/item_{item}.wav").stat().st_size for item in (0, 1)]
     assert sizes[1] - sizes[0] == 2 * 160  # 16 bits, 20 codes instead of 10
+
+
+def test_a_model_set_says_how_long_its_songs_are(tiny, tmp_path):
+    top = tiny.model.split(",")[0]
+    vqvae = f'[vqvae]\ncheckpoint = "{top[:-1].removesuffix("level")}vqvae"\n'
+    priors = "[[priors]]\ncheckpoint = ''\n" * 2 + f'[[priors]]\ncheckpoint = "{top}"\n'
+    model = tmp_path / "short.toml"
+    model.write_text(f"sample_length_in_seconds = 0.04\n{vqvae}{priors}")
+    entries, usual = [{}, {"sample_length_in_seconds": 0.02}], {"model": model, "sample_length": None}
+    sing(tiny, tmp_path, entries, **usual)
+    codes = [np.load(tmp_path / f"out/progress/item_000{item}_level_2.npy") for item in (0, 1)]
+    assert [len(code) for code in codes] == [20, 10]  # 16 samples a code at 8000 Hz
+    found = sing(tiny, tmp_path, [{}], **usual, sample_length_in_seconds=0.03)
+    assert found["zs"][2].shape == (1, 15)
+    assert jukebox.load(model).songs()[0].length_samples == 320
+    model.write_text(f"sample_length_in_seconds = 'long'\n{vqvae}{priors}")
+    with pytest.raises(UsageError, match="'long' is no length"):
+        sing(tiny, tmp_path, [{}], **usual)
+
+
+def test_a_song_beyond_what_the_model_knows_names_the_flag_for_its_length(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"^--sample_length_in_seconds=40: this model knows songs of 0.05 to 30 s"):
+        sing(tiny, tmp_path, [{}], sample_length=None, sample_length_in_seconds=40, total_sample_length_in_seconds=None)
 
 
 @pytest.mark.parametrize(
