@@ -214,30 +214,22 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
     return builder.shuffle_vector(vectors[0], vectors[0], _lanes(first[i] for i in range(len(first))))
 
 
-_sched_yield = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else None
 _PATIENCE: Final = 20_000  # looks at the counter before a waiting thread lets others run
+_others_run = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else njit(lambda: 0)  # type: ignore[call-arg]
 
 
-if _sched_yield is not None:
-
-    @_compiled()
-    def _meet(counter: int, goal: int) -> None:
-        """Wait until so many arrivals are counted."""
-        _arrive(counter)
-        looks = 0
-        while _count(counter) < goal:
-            looks += 1
-            if looks > _PATIENCE:
-                _sched_yield()
-
-else:
-
-    @_compiled()
-    def _meet(counter: int, goal: int) -> None:
-        """Wait until so many arrivals are counted."""
-        _arrive(counter)
-        while _count(counter) < goal:
-            pass
+@_compiled()
+def _meet(counters: int, goal: int) -> bool:
+    """Arrive, and wait until so many arrivals are counted; False when the others were given up."""
+    _arrive(counters)
+    looks = 0
+    while _count(counters) < goal:
+        looks += 1
+        if looks > _PATIENCE:
+            if _count(counters + 8):
+                return False
+            _others_run()
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------ parts
@@ -360,12 +352,12 @@ def _product(form: int, matrix: Any, x: Any, y: Any, thread: int, threads: int) 
 
 @_compiled(fastmath={"nsz"})
 def step(
-    thread: int, threads: int, counter: int, form: int, heads: int, res_scale: Any, layers: Any, places: Any, head: Any,
+    thread: int, threads: int, counters: int, form: int, heads: int, res_scale: Any, layers: Any, places: Any, head: Any,
     x_in: Any, x_out: Any, x: Any, normed: Any, qkv: Any, seen: Any, a: Any, mid: Any, m: Any, scores: Any, logits: Any,
 ) -> None:  # fmt: skip
     """What one of `threads` threads does of a step; all must call it with the same arguments but `thread`.
 
-    counter: address of an int64, 0 before. layers `[depth, Field.COUNT]`, head `[Matrix]`: int64. places `[depth, 3]`:
+    counters: address of two int64, 0 before; the second is set to give the step up. layers `[depth, Field.COUNT]`, head `[Matrix]`: int64. places `[depth, 3]`:
     slot, page looked at and slots seen of each layer. x_in `[B, W]`; x_out `[B, W]` is added behind the transformer (or
     `[0, W]`: nothing). The rest is memory to work in, zero in its padding, first axis of x, normed and scores by thread:
     x `[threads, B, W]`, normed `[threads, B, inputs]`, qkv, seen, a, mid, m `[B, padded]`, scores `[threads, slots]`.
@@ -382,13 +374,16 @@ def step(
             _norm(own[b], carray(_at(told[Field.NORM1]), W), carray(_at(told[Field.NORM1_BIAS]), W), h[b])
         _product(form, told[Field.QKV :], h, qkv, thread, threads)
         goal += threads
-        _meet(counter, goal)
+        if not _meet(counters, goal):
+            return
         _attention(told, places[layer], heads, qkv, seen, own_scores, thread, threads)
         goal += threads
-        _meet(counter, goal)
+        if not _meet(counters, goal):
+            return
         _product(form, told[Field.OUT :], seen, a, thread, threads)
         goal += threads
-        _meet(counter, goal)
+        if not _meet(counters, goal):
+            return
         for b in range(B):
             _add(own[b], a[b], np.float32(1))
             _norm(own[b], carray(_at(told[Field.NORM2]), W), carray(_at(told[Field.NORM2_BIAS]), W), h[b])
@@ -397,10 +392,12 @@ def step(
         for b in range(B):
             _quick_gelu(mid[b, blocks * thread // threads * BLOCK : blocks * (thread + 1) // threads * BLOCK])
         goal += threads
-        _meet(counter, goal)
+        if not _meet(counters, goal):
+            return
         _product(form, told[Field.PROJ :], mid, m, thread, threads)
         goal += threads
-        _meet(counter, goal)
+        if not _meet(counters, goal):
+            return
         for b in range(B):
             if res_scale != 1:  # x + s (a + m)
                 _add(own[b], a[b], res_scale - np.float32(1))

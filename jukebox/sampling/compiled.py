@@ -58,7 +58,7 @@ class CompiledStep:
         )
         self.logits = memory(B, self.head[Matrix.OUTPUTS])
         self.nothing = memory(0, W)
-        self.counter = np.zeros(1, np.int64)
+        self.counters = np.zeros(2, np.int64)
 
     def __call__(self, before: Tensor) -> Tensor:
         """The token drawn last, `[B, 1]`, or none at the start, `[B, 0]` -> logits `[B, K]`, good until the next call."""
@@ -70,15 +70,19 @@ class CompiledStep:
             x_out = x_cond[:, 0 if x_cond.shape[1] == 1 else position].expand(len(x_in), -1).contiguous().numpy()
         known = self.state.places()
         places = np.array([known[cache.pattern] for cache in self.state.layers])
-        self.counter[0] = 0
+        self.counters[:] = 0
         given = (
-            self.threads, self.counter.ctypes.data, self.form, self.heads, self.scale, self.layers, places, self.head,
+            self.threads, self.counters.ctypes.data, self.form, self.heads, self.scale, self.layers, places, self.head,
             x_in, x_out, *self.work, self.logits,
         )  # fmt: skip
-        others = [_team(self.threads).submit(kernels.step, i, *given) for i in range(1, self.threads)]
-        kernels.step(0, *given)
-        for other in others:
-            other.result()
+        try:
+            others = [_team(self.threads).submit(kernels.step, i, *given) for i in range(1, self.threads)]
+            kernels.step(0, *given)
+            for other in others:
+                other.result()
+        except BaseException:  # Ctrl-C too: nobody waits for this thread
+            self.counters[1] = 1
+            raise
         self.state.position = position + 1
         return torch.from_numpy(self.logits)[:, : self.bins]
 

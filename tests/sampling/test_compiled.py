@@ -96,3 +96,32 @@ def test_without_a_compiler_steps_go_layer_by_layer(monkeypatch, caplog):
         found = torch.stack([step(codes[:, t : t + 1]).clone() for t in range(7, N - 1)], 1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert "not compiled" in caplog.text
+
+
+def test_a_step_that_is_interrupted_leaves_nobody_waiting(monkeypatch):
+    """Ctrl-C between handing out the shares and taking one's own: the other thread gives up, and the next step works."""
+    prior, codes = prior_of(2), torch.randint(BINS, (2, N))
+    linear.pack(prior, "fp32")
+    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            state, cond, _ = begin(prior, codes, 7)
+            step = stepper(prior, state, cond)
+            position, expected = state.position, step(codes[:, 7:8]).clone()
+            state.position = position
+            real = compiled.kernels.step
+
+            def interrupted(thread, *given):
+                if thread == 0:
+                    raise KeyboardInterrupt
+                real(thread, *given)
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(compiled.kernels, "step", interrupted)
+                step(codes[:, 7:8])
+            compiled._team(2).submit(lambda: None).result(timeout=20)  # the thread is free again
+            assert torch.equal(step(codes[:, 7:8]), expected)
+    finally:
+        torch.set_num_threads(before)
