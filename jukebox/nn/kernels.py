@@ -215,7 +215,7 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
 
 
 _PATIENCE: Final = 20_000  # looks at the counter before a waiting thread lets others run
-_others_run = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else njit(lambda: 0)  # type: ignore[call-arg]
+_others_run: Any = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else njit(lambda: 0)
 
 
 @_compiled()
