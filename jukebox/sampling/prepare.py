@@ -150,14 +150,15 @@ def _check_timing(song: Song, shape: PriorShape, sr_hz: int) -> None:
 
 def notices(songs: Sequence[SongMeta], levels: dict[int, Level], top: int) -> list[str]:
     """What is said at the start about lyrics that will not be sung, or not be aligned."""
-    with_lyrics = sum(bool(song.lyrics.strip()) for song in songs)
-    if not with_lyrics:
-        return []
-    if top not in levels:
-        return ["There is no prior of the top level: lyrics are not aligned with time."]
-    reason = alignment.why_not(levels[top].shape)
-    if reason:
-        sung = "sung, but " if levels[top].shape.n_tokens else ""
-        return [f"Lyrics are {sung}not aligned with time: {reason}."]
-    without = len(songs) - with_lyrics
-    return [f"{without} of {len(songs)} songs have no lyrics; they are sampled without."] if without else []
+    without = sum(not song.lyrics.strip() for song in songs)
+    reads = top in levels and levels[top].shape.n_tokens > 0
+    lines = []
+    if without < len(songs):
+        reason = alignment.why_not(levels[top].shape) if top in levels else ""
+        if top not in levels:
+            lines.append("There is no prior of the top level: lyrics are not aligned with time.")
+        elif reason:
+            lines.append(f"Lyrics are {'sung, but ' if reads else ''}not aligned with time: {reason}.")
+    if without and (reads or without < len(songs)):
+        lines.append(f"{without} of {len(songs)} songs have no lyrics; they are sampled without.")
+    return lines

@@ -174,6 +174,11 @@ def test_notices(tiny, tmp_path, caplog):
     assert "1 of 2 songs have no lyrics" in caplog.text
     assert (tmp_path / "out/level_2/item_0/align.json").exists()
     assert not (tmp_path / "out/level_2/item_1/align.json").exists()
+    caplog.clear()
+    (tmp_path / "none").mkdir()
+    sing(tiny, tmp_path / "none", [{}])
+    assert "1 of 1 songs have no lyrics; they are sampled without." in caplog.text
+    assert (tmp_path / "none/out/level_2/item_0/lyrics.json").exists(), "and shown all the same"
 
 
 def test_settings_of_a_request_win():
