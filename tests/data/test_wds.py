@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_tars_in_a_bucket_are_those_of_a_folder(tmp_path, bucket):
     remote = admit(config(s3_path=f"s3://{bucket}/set"), SoloComm(), **RULES)
     assert [sample.relpath for sample, _ in remote] == [sample.relpath for sample, _ in local]
     apart = {"digest": "", "mtime_ns": 0}
-    assert [vars(entry) | apart for _, entry in remote] == [vars(entry) | apart for _, entry in local]
+    assert [asdict(entry) | apart for _, entry in remote] == [asdict(entry) | apart for _, entry in local]
     assert remote[0][0].read("wav") == local[0][0].read("wav")
     with pytest.raises(DataError, match="s3://nobody/set: .*Credentials and address are found"):
         samples(config(s3_path="s3://nobody/set"), "audio")
