@@ -2,7 +2,6 @@
 
 import json
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,4 @@ def _model_set(model: str) -> tuple[Path, dict[str, Any]]:
         raise UsageError(
             f"--model={printable(model)}: there is no such model set; known: {', '.join(presets.model_sets())}."
         )
-    try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable model set: {error}") from None
+    return path, presets.read_model_set(path)
