@@ -54,8 +54,10 @@ def levels_of(
     vqvae: Resolved,
     geometry: Geometry,
     blends: Sequence[Blend] = (),
+    *,
+    aloud: bool = True,
 ) -> dict[int, Level]:
-    """The levels that have a prior. Raises UserError for what does not fit together."""
+    """The levels that have a prior. aloud: whether this process warns. Raises UserError for what does not fit together."""
     found = {}
     told: set[str] = set()
     for level, part in enumerate(models.priors):
@@ -67,13 +69,13 @@ def levels_of(
             raise UsageError(f"--hop_fraction has {len(sample.hop_fraction)} values; level {level} needs one too.")
         ratio = geometry.hops[level + 1] // geometry.hops[level] if shape.conditioner else None
         hop, rounded = plan.hop_codes(sample.hop_fraction[level], shape.n_ctx, ratio or geometry.frame)
-        if rounded:
+        if rounded and aloud:
             log.warning("--hop_fraction of level %d is rounded to %d of %d codes", level, hop, shape.n_ctx)
         labeller = None
         if shape.labels is not None:
             ids_dir = song.ids_dir or model_set.ids_dir_of(models, hps)
             labeller = build_labeller(
-                hps, shape, ids_dir=ids_dir, strict=song.strict_labels, text_compat=song.text_compat
+                hps, shape, ids_dir=ids_dir, strict=song.strict_labels, text_compat=song.text_compat, aloud=aloud
             )  # fmt: skip
             assert labeller is not None
             labeller.ids.told = told

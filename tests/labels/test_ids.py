@@ -97,6 +97,15 @@ def test_unknown_names_are_class_0_with_one_warning_and_the_nearest(caplog):
         LabelIds.open(version=3, strict=True).artist_id("Otto Ferm")
 
 
+def test_of_several_processes_one_warns(caplog):
+    other = LabelIds.open(version=3, aloud=False)
+    assert other.artist_id("Otto Ferm") == 0
+    other.check((604, 7898))
+    assert not caplog.records
+    with pytest.raises(DataError, match="nearest: otto fern"):
+        LabelIds.open(version=3, strict=True, aloud=False).artist_id("Otto Ferm")
+
+
 def test_too_many_genre_words(caplog):
     found = LabelIds.open(version=2)
     assert found.genre_ids("tin gallop harbour", 2) == [1, 2] and "3 words" in caplog.text
