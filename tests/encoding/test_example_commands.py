@@ -85,10 +85,17 @@ def autoencoder(folder: Path, name: str, bottleneck: dict[str, Any] | None) -> N
     torch.save({"state_dict": net.state_dict()}, folder / f"checkpoints/{name}.ckpt")
 
 
-@pytest.mark.parametrize(("name", "dtype", "shape"), [("local", "<f4", (8, 625)), ("half", "<f2", (8, 625)),
-                                                      ("discrete", "<i2", (1, 3 * 625))])  # fmt: skip
-def test_the_example_command_with_an_autoencoder(name, dtype, shape, home, run_mpi, jukebox_root):
-    rvq = {"input_dim": 8, "n_codebooks": 3, "codebook_size": 16, "codebook_dim": 4}
+@pytest.mark.parametrize(
+    ("name", "books", "dtype", "shape"),
+    [
+        ("local", 2, "<f4", (8, 625)),
+        ("half", 2, "<f2", (8, 625)),
+        ("discrete", 2, "<i2", (1, 2 * 625)),  # one stream
+        ("discrete", 9, "<i8", (9, 625)),  # as many as the documents' example: no stream of whole samples
+    ],
+)
+def test_the_example_command_with_an_autoencoder(name, books, dtype, shape, home, run_mpi, jukebox_root):
+    rvq = {"input_dim": 8, "n_codebooks": books, "codebook_size": 16, "codebook_dim": 4}
     autoencoder(home, "autoencoder", None)
     autoencoder(home, "discrete_autoencoder", {"type": "dac_rvq", "config": rvq})
     in_home = f"import os, runpy, sys; os.chdir({str(home)!r}); sys.argv = sys.argv[1:];"
@@ -99,6 +106,7 @@ def test_the_example_command_with_an_autoencoder(name, dtype, shape, home, run_m
     store = CodeStore.open(home / ("encoded_tokens" if name == "discrete" else "encoded_latents"))
     assert store.relpaths == ["a.wav", "b.wav"] and store.lengths.tolist() == [5000, 9000]
     assert store.array(0, 0).shape == shape and store.array(0, 0).dtype == dtype
+    assert ("stored as with --compat" in ran.err) == (books == 9)
 
 
 def test_the_example_that_names_another_sort_of_model_says_what_is_not_there(home, run_mpi, jukebox_root):
