@@ -276,11 +276,11 @@ def read_alphabet(path: Path) -> str:
 
 def read_port_alphabet(path: Path) -> str:
     """The characters of the port's lyrics.json in the order of their tokens. Raises DataError."""
-    by_token = {id_: character for character, id_ in _port_ids(path).items() if id_}
-    characters = "".join(by_token.get(token, "") for token in range(1, max(by_token, default=0) + 1))
-    if len(characters) != max(by_token, default=0) or any(len(c) != 1 for c in by_token.values()):
+    named = {character: id_ for character, id_ in _port_ids(path).items() if id_}
+    by_token = {id_: character for character, id_ in named.items()}
+    if not max(by_token, default=0) == len(by_token) == len(named) or any(len(c) != 1 for c in named):
         raise DataError(f"{path}: needs one character for every id from 1 up, as the port's tokenizer has it")
-    return characters
+    return "".join(by_token[token] for token in range(1, len(by_token) + 1))
 
 
 def transliterator(text_compat: str = "anyascii") -> Callable[[str], str]:

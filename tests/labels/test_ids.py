@@ -77,9 +77,10 @@ def test_broken_files_of_the_port(tmp_path, content):
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=r"artists\.json"):
         LabelIds.open(tmp_path, 3)
-    (tmp_path / "lyrics.json").write_text('{"a": 1, "bc": 2}')
-    with pytest.raises(DataError, match=r"lyrics\.json"):
-        Alphabet.open(tmp_path, 3)
+    for characters in ('{"a": 1, "bc": 2}', '{"a": 1, "b": 3}', '{"a": 1, "b": 1}', f'{{"a": {10**30}}}'):
+        (tmp_path / "lyrics.json").write_text(characters)
+        with pytest.raises(DataError, match=r"lyrics\.json"):
+            Alphabet.open(tmp_path, 3)
 
 
 def test_unknown_names_are_class_0_with_one_warning_and_the_nearest(caplog):

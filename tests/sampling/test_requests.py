@@ -68,6 +68,7 @@ def test_deals_by_turns(tmp_path):
         ('{"lyrics_file": 3}', "name of a file"),
         ('{"lyrics": 3.5, "times": []}', "times"),
         ('{"n_samples": 0}', "n_samples = 0"),
+        ('{"n_samples": 1000000000}', "n_samples = 1000000000 is more than the 100000 songs"),
         ("", "no songs"),
     ],
 )
@@ -193,6 +194,8 @@ def test_settings_of_a_request_win():
     assert [found[level].max_batch_size for level in (0, 1)] == [3, 16]
     with pytest.raises(HparamsError):
         settings.parse("sample", ["--temp=0"])
+    with pytest.raises(HparamsError, match="--n_samples=1000000000"):
+        settings.parse("sample", ["--n_samples=1000000000"])
 
 
 def test_shipped_example(jukebox_root):
