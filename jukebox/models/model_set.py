@@ -205,9 +205,11 @@ def locate(part: Part) -> Path:
         return path
     if "://" not in part.checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint or run folder.")
+    command = catalogue.how_to_fetch(part.checkpoint)
     raise CheckpointError(
-        f"The published weights {part.checkpoint} are not here. Fetch them with `python jukebox/fetch.py MODEL`, or put "
-        f"the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
+        f"The published weights {part.checkpoint} are not here. "
+        + (f"Fetch them with `{command}`, or put" if command else "Put")
+        + f" the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
     )
 
 
