@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,13 @@ def read_row(root: Path, plan: Plan, item: int, relpath: str) -> Row:
     """Make the index line of an item from its files; raises StoreError when one is missing, foreign or damaged."""
     skipped = plan.skipped_path(root, item)
     if skipped.exists():
-        return Row(relpath, skipped=str(layout.read_json(skipped).get("reason", "")) or "no reason given")
+        return Row(relpath, skipped=str(_metadata(skipped).get("reason", "")) or "no reason given")
     frames, sizes, arrays, metadata = [], [], [], []
     length = 0
     for level in plan.levels:
         meta = item_json(root, plan, level, item)
         npy = plan.item_path(root, level, item, ".npy")
-        length = layout.length_in_samples(meta.get("length_samples"))
+        length = _length(meta, plan.item_path(root, level, item, ".json"))
         with open_regular(npy) as file:
             header = read_header(file, npy)
             frames.append(check_header(header, plan.array(level), npy, plan.frames_for(level, length)))
@@ -128,11 +128,21 @@ def read_row(root: Path, plan: Plan, item: int, relpath: str) -> Row:
 
 def item_json(root: Path, plan: Plan, level: int, item: int) -> dict[str, Any]:
     """The metadata of an item at a level."""
-    path = plan.item_path(root, level, item, ".json")
+    return _metadata(plan.item_path(root, level, item, ".json"))
+
+
+def _metadata(path: Path) -> dict[str, Any]:
     meta = layout.read_json(path)
     if not isinstance(meta, dict):
         raise StoreError(f"{path}: is not an object of metadata")
     return meta
+
+
+def _length(meta: Mapping[str, Any], path: Path) -> int:
+    try:
+        return layout.length_in_samples(meta.get("length_samples"))
+    except StoreError as cause:
+        raise StoreError(f"{path}: length_samples: {cause}") from cause
 
 
 def write_index(root: Path, plan: Plan, rows: Iterable[Row]) -> tuple[str, dict[int, str]]:

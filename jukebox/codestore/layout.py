@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -207,21 +207,25 @@ def length_in_samples(value: Any) -> int:
     return int(value)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of bounded size; raises StoreError naming it."""
+def read_json(path: Path, *, ours: bool = False) -> Any:
+    """Read a JSON file of bounded size; raises StoreError naming it. ours: NaN, which others write, is damage."""
     with open_regular(path) as file:
         data = file.read(_MAX_TEXT + 1)
-    return parse_json(data, path)
+    return parse_json(data, path, ours=ours)
 
 
-def parse_json(data: bytes, path: object) -> Any:
+def parse_json(data: bytes, path: object, *, ours: bool = False) -> Any:
     """Parse JSON of bounded size and depth; raises StoreError naming the file."""
     if len(data) > _MAX_TEXT:
         raise StoreError(f"{path}: is larger than {_MAX_TEXT} bytes, which no metadata is")
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse_constant if ours else None)
     except (ValueError, RecursionError) as cause:
         raise StoreError(f"{path}: is not JSON ({cause})") from cause
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -198,7 +198,7 @@ def _read_details(root: Path, plan: Plan) -> dict[int, dict[str, Any]]:
                 f"{root}: is unfinished, {done} of {plan.items} items are there. Run the same pre_encode command again "
                 "to finish it."
             )
-        data = layout.read_json(path)
+        data = layout.read_json(path, ours=True)
         data = data if isinstance(data, dict) else {}
         facts, digests = plan.level_facts(level), data.get("digests")
         known = isinstance(digests, dict) and digests.get("sources") == plan.sources_sha256

@@ -74,6 +74,15 @@ class Index:
     def refused(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.reason)
 
+    def with_silence(self, comm: Comm) -> "Index":
+        """The index in which silent files may be used like others; says which they are."""
+        silent = [entry for entry in self.entries if entry.silent]
+        if silent and comm.rank == 0:
+            log.warning(
+                "%d of %d files are silent, and taken as they are.%s", len(silent), len(self.entries), _listed(silent)
+            )
+        return replace(self, entries=tuple(replace(e, reason="") if e.silent else e for e in self.entries))
+
     def fingerprint(self) -> str:
         """Changes when a usable file comes, goes or changes."""
         parts = [(entry.file, entry.size_bytes, entry.digest, entry.length_samples) for entry in self.usable]
@@ -126,6 +135,7 @@ def admit(
     on_bad_file: Literal["error", "skip"] = "skip",
     max_bad: float = 0.01,
     max_audio_sec: float = 0.0,
+    silence: bool = False,
     workers: int = 1,
     timeout_sec: float = 300.0,
     report: str | os.PathLike[str] | None = None,
@@ -133,8 +143,8 @@ def admit(
 ) -> Index:
     """Scans a folder and refuses to go on with too many bad files. Collective: every rank calls it and gets all of it.
 
-    `cache` is the index file, `report` a bad_files.tsv to write. Silent files are left out and listed, but only files that
-    cannot be read count as bad. `workers` processes per rank decode (0: this one, for tests); a crash in a decoder
+    `cache` is the index file, `report` a bad_files.tsv to write. Silent files are left out and listed, or with `silence`
+    taken and listed; only files that cannot be read count as bad. `workers` processes per rank decode (0: this one, for tests); a crash in a decoder
     refuses one file. Raises DataError if nothing is usable, if more than the share `max_bad` is bad, or with
     on_bad_file="error" if any is.
     """
@@ -147,6 +157,7 @@ def admit(
         timeout_sec=timeout_sec,
         examine=examine,
     )
+    index = index.with_silence(comm) if silence else index
     judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
     return index
 

@@ -10,10 +10,11 @@ import hashlib
 import logging
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,15 +150,19 @@ class CodeDataset:
         """Reads a window; raises StoreError when its file is damaged."""
         i, offset_samples = self.place(index, draw)
         found = self.store.item(i)
-        song = found.meta.get("song")
         return CodeItem(
             codes=self._codes(self.level, i, offset_samples),
             upper=None if self.upper is None else self._codes(self.upper, i, offset_samples),
-            song=SongMeta.from_json(song if isinstance(song, dict) else {}, found.relpath),
+            song=_song(found.meta, found.relpath),
             offset_samples=found.offset_samples + offset_samples,
             total_samples=found.total_samples,
             file=found.relpath,
         )
+
+    def described(self) -> Iterator[SongMeta]:
+        """What is known of every song, one after the other; raises StoreError when a file of the store is damaged."""
+        for i in self.songs:
+            yield _song(self.store.meta(i), self.store.relpaths[i])
 
     def fingerprint(self) -> str:
         """Changes when the windows do: other codes, another level, length, part or seed."""
@@ -204,3 +209,8 @@ class CodeDataset:
             f"{self.n_ctx} codes = {self.sample_length / self.store.geometry.sr_hz:.2f} s) or --min_duration, or raise "
             f"--max_duration.{shown}"
         )
+
+
+def _song(meta: Mapping[str, Any], relpath: str) -> SongMeta:
+    song = meta.get("song")
+    return SongMeta.from_json(song if isinstance(song, dict) else {}, relpath)

@@ -124,6 +124,7 @@ def admit(
     on_bad_file: Literal["error", "skip"],
     max_bad: float,
     max_audio_sec: float,
+    silence: bool = False,
     cache: Path | None = None,
     report: Path | None = None,
     workers: int = 0,
@@ -147,9 +148,10 @@ def admit(
     everything, known = comm.run_first(compared)
     todo = [_Candidate.of(sample, max_audio_sec) for sample in everything if sample.relpath not in known]
     known |= admission.examine_all(todo, comm, save, workers=workers, timeout_sec=timeout_sec, examine=_examined)
-    entries = [known[sample.relpath] for sample in everything]
-    admission.judge(Index(root, tuple(entries)), comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
-    return [(sample, entry) for sample, entry in zip(everything, entries, strict=True) if not entry.reason]
+    index = Index(root, tuple(known[sample.relpath] for sample in everything))
+    index = index.with_silence(comm) if silence else index
+    admission.judge(index, comm, on_bad_file=on_bad_file, max_bad=max_bad, report=report)
+    return [(sample, entry) for sample, entry in zip(everything, index.entries, strict=True) if not entry.reason]
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, A
 
 
 def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, Any]]:
-    """Latents, or with --is-discrete tokens: one stream of codes for priors, as published with --compat.
+    """Latents, or with --is-discrete tokens: one stream of codes for priors; as published with --compat, and where a frame
+    cannot be dealt to its codebooks in whole samples.
 
     Songs are encoded whole in exact chunks; in windows where --sample-size is given, or the nets look at all at once.
     """
@@ -161,6 +162,12 @@ def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec
     asked = hps.given("sample_size")
     window = (encode.sample_size if asked else config.sample_size) if asked or unbounded else 0
     kind: Kind = "latents" if not encode.is_discrete else "tokens" if encode.compat else "stream"
+    if kind == "stream" and model.discrete is not None and model.hop % (books := model.discrete.num_quantizers):
+        log.warning(
+            "A frame of %d samples cannot be dealt to %d codebooks in whole samples: tokens are stored as with --compat, "
+            "[codebooks, frames], which no prior of ours trains on.", model.hop, books,
+        )  # fmt: skip
+        kind = "tokens"
     codec = AutoencoderCodec(model, config, kind, window_samples=window, half=encode.model_half)
     about: dict[str, Any] = {
         "checkpoint": str(Path(choice.checkpoint).resolve()), "kind": kind,

@@ -45,7 +45,7 @@ class EncodeHps:
     )
     compat: bool = key(False, "int64 codes and a padding mask per item, for other readers of this layout")
     on_bad_file: Literal["error", "skip"] = key(
-        "skip", "what an unreadable, short or silent file does: stop the program, or be left out, listed and counted"
+        "skip", "what an unreadable or short file does: stop the program, or be left out, listed and counted"
     )
     max_bad: float = key(0.01, "share of bad files above which --on_bad_file=skip stops all the same", ge=0, le=1)
     max_audio_sec: float = key(

@@ -152,7 +152,7 @@ def _of_tars(encode: EncodeHps, config: WebDataset, comm: Comm) -> list[Recordin
         if entry.custom_metadata_module
     }
     admitted = wds.admit(
-        config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec,
+        config, comm, on_bad_file=encode.on_bad_file, max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, silence=True,
         report=_report(encode), cache=_known(encode, " ".join(entry.s3_path or entry.path for entry in config.datasets)),
         workers=max(1, cores() // comm.local_size),
     )  # fmt: skip
@@ -187,6 +187,6 @@ def _known(encode: EncodeHps, place: str) -> Path:
 def _admitted(encode: EncodeHps, folder: str, report: Path, comm: Comm) -> Index:
     return admission.admit(
         folder, _known(encode, os.path.abspath(folder)), comm, on_bad_file=encode.on_bad_file,
-        max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, workers=max(1, cores() // comm.local_size),
-        report=report,
+        max_bad=encode.max_bad, max_audio_sec=encode.max_audio_sec, silence=True,
+        workers=max(1, cores() // comm.local_size), report=report,
     )  # fmt: skip

@@ -10,11 +10,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jukebox.errors import HparamsError
+from jukebox.errors import HparamsError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _WORDS = {"about": str, "extends": list, "selectable": bool}
+_SET_WORDS = {"about": str, "licence": str, "huggingface": str, "ids": list, "vqvae": dict, "priors": list}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,36 @@ def find_model_set(name: str, hps_dir: str = "") -> Path | None:
 def model_sets(hps_dir: str = "") -> list[str]:
     """The names that `--model=` knows, sorted."""
     return sorted({path.stem for folder in folders(hps_dir) for path in (folder / "models").glob("*.toml")})
+
+
+def read_model_set(path: Path) -> dict[str, Any]:
+    """The table of a model-set file: [vqvae] and [[priors]], each with texts `checkpoint` and perhaps `hps`, and what is
+    said of all of them. Raises UsageError naming the file and what to write instead."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable model set: {error}") from None
+    if isinstance(table.get("priors"), dict):
+        raise UsageError(f"{path}: write [[priors]] in place of [priors], once for each level, level 0 first.")
+    for word, value in table.items():
+        if word not in _SET_WORDS:
+            near = difflib.get_close_matches(word, _SET_WORDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(_SET_WORDS)}."
+            raise UsageError(f"{path}: unknown key {word!r}.{hint}")
+        if not isinstance(value, _SET_WORDS[word]):
+            kind = {dict: f"a table, [{word}]", list: "a list", str: "a text"}[_SET_WORDS[word]]
+            raise UsageError(f"{path}: {word} = {value!r:.60} should be {kind}.")
+    if "vqvae" not in table:
+        raise UsageError(f'{path}: a model set needs [vqvae] with checkpoint = "...", and [[priors]], level 0 first.')
+    for entry in [table["vqvae"], *table.get("priors", [])]:
+        if not isinstance(entry, dict):
+            raise UsageError(f"{path}: priors must be tables, [[priors]], level 0 first, not {entry!r:.60}.")
+        for word in ("checkpoint", "hps"):
+            if not isinstance(entry.get(word, ""), str):
+                raise UsageError(f"{path}: {word} = {entry[word]!r:.60} should be a text.")
+    if not all(isinstance(url, str) for url in table.get("ids", [])):
+        raise UsageError(f"{path}: ids should be a list of texts.")
+    return table
 
 
 def read(path: Path, name: str = "") -> Preset:

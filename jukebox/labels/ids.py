@@ -112,14 +112,15 @@ class LabelIds:
     told: set[str] = field(
         default_factory=set, repr=False
     )  # what was warned of; may be shared, so that it is said once
+    aloud: bool = True  # of several processes with the same songs one warns
 
     @classmethod
-    def open(cls, folder: Path | str = "", version: int = 3, *, strict: bool = False) -> "LabelIds":
+    def open(cls, folder: Path | str = "", version: int = 3, *, strict: bool = False, aloud: bool = True) -> "LabelIds":
         """`v<version>_artist_ids.txt` and `v<version>_genre_ids.txt` of a folder, by default the shipped one; or what the
         port calls them."""
         root = Path(folder) if folder else share_folder() / "data" / "ids"
         artists, genres = (find_table(root, version, kind) for kind in ("artist", "genre"))
-        return cls(version, artists, genres, strict)
+        return cls(version, artists, genres, strict, aloud=aloud)
 
     def check(self, y_bins: tuple[int, int]) -> None:
         """Refuse tables with ids that a model of (genres, artists) classes has no room for. Raises HparamsError."""
@@ -130,7 +131,7 @@ class LabelIds:
                     f"{table.path} has ids up to {table.bins - 1}, the model only {bins} {kind}; "
                     f"train with --y_bins={needed}, or give the tables of this model by --ids_dir"
                 )
-            if table.bins * 2 < bins:
+            if table.bins * 2 < bins and self.aloud:
                 log.warning("%s names only %d of the model's %d %s: are they its own? (--ids_dir)",
                             table.path, table.bins, bins, kind)  # fmt: skip
 
@@ -174,7 +175,7 @@ class LabelIds:
         """Say once what is wrong with a name, and in all no more than a screenful; an error when strict."""
         if self.strict:
             raise DataError(f"{subject} {fault()}. Correct it, or leave out --strict_labels.")
-        if subject in self.told or len(self.told) > MOST_WARNINGS:
+        if not self.aloud or subject in self.told or len(self.told) > MOST_WARNINGS:
             return
         self.told.add(subject)
         if len(self.told) > MOST_WARNINGS:
@@ -275,11 +276,11 @@ def read_alphabet(path: Path) -> str:
 
 def read_port_alphabet(path: Path) -> str:
     """The characters of the port's lyrics.json in the order of their tokens. Raises DataError."""
-    by_token = {id_: character for character, id_ in _port_ids(path).items() if id_}
-    characters = "".join(by_token.get(token, "") for token in range(1, max(by_token, default=0) + 1))
-    if len(characters) != max(by_token, default=0) or any(len(c) != 1 for c in by_token.values()):
+    named = {character: id_ for character, id_ in _port_ids(path).items() if id_}
+    by_token = {id_: character for character, id_ in named.items()}
+    if not max(by_token, default=0) == len(by_token) == len(named) or any(len(c) != 1 for c in named):
         raise DataError(f"{path}: needs one character for every id from 1 up, as the port's tokenizer has it")
-    return characters
+    return "".join(by_token[token] for token in range(1, len(by_token) + 1))
 
 
 def transliterator(text_compat: str = "anyascii") -> Callable[[str], str]:

@@ -6,7 +6,7 @@ S lyric tokens (0 = padding).
 
 import bisect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,17 @@ class Labeller:
         y = self.from_ids(artist, genres, window, total_samples, offset_samples)
         return Label(y, song.artist, song.genre, lyrics, tuple(tokens), times)
 
+    def survey(self, songs: Iterable[SongMeta]) -> None:
+        """Look up the names and lyric characters of all songs before any window of them is made: what is unknown is said
+        once. Raises DataError for it when the ids are strict."""
+        characters: set[str] = set()
+        for song in songs:
+            self.ids.artist_id(song.artist)
+            self.ids.genre_ids(song.genre, self.max_genre_words)
+            characters.update(song.lyrics)
+        if self.n_tokens:
+            self._tell_lost({c for c in characters if not self.alphabet.clean(c)[0]})
+
     def from_ids(
         self, artist: int, genres: Sequence[int], lyric_tokens: Sequence[int], total_samples: int, offset_samples: int
     ) -> Vector:
@@ -122,7 +133,7 @@ class Labeller:
     def _tell_lost(self, characters: set[str]) -> None:
         """Say once of each character of lyrics that the alphabet lacks it."""
         fresh = sorted(characters - self._lost)
-        if fresh:
+        if fresh and self.ids.aloud:
             self._lost.update(fresh)
             shown = ", ".join(map(repr, fresh[:MOST_SHOWN])) + (" ..." if len(fresh) > MOST_SHOWN else "")
             log.warning("%d characters of lyrics are not in the alphabet and are left out: %s", len(fresh), shown)

@@ -97,11 +97,10 @@ class AutoencoderCodec:
         """Floats `[D, N]`, codes `[Q, N]` or `[N, Q]`, or one row of codes."""
         if self.kind == "latents":
             return [ArraySpec("<f2" if self.dtype == torch.float16 else "<f4", "DN", self.model.latent_dim)]
-        codes = ArraySpec.for_codes(self.geometry.bins, compat=compat)
         if self.kind == "stream":
-            return [codes]
+            return [ArraySpec.for_codes(self.geometry.bins, compat=compat)]
         assert self.model.discrete is not None
-        dtype = "<i4" if compat and isinstance(self.model.discrete, FSQBottleneck) else codes.dtype  # as published
+        dtype = "<i4" if isinstance(self.model.discrete, FSQBottleneck) else "<i8"  # as published, whoever reads them
         return [ArraySpec(dtype, "NQ" if self.model.discrete.time_first else "QN", self.books)]
 
     def pieces(self, length_samples: int) -> list[Chunk]:

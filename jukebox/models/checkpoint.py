@@ -305,6 +305,18 @@ def load_into(
                     resources.release_freed()
 
 
+def first_misfit(published: Mapping[str, Tensor], table: Sequence[Entry]) -> str:
+    """The first tensor of a net that a file lacks or has in another shape, in a few words; empty when all fit."""
+    found = _by_table(published, table)
+    for entry in table:
+        tensor = published.get(found.get(entry.published, ""))
+        if tensor is None and not entry.tied_to:
+            return f"{entry.published} is not there, this net needs {entry.shape}"
+        if tensor is not None and tuple(tensor.shape) != entry.shape:
+            return f"{entry.published} has the shape {tuple(tensor.shape)}, this net needs {entry.shape}"
+    return ""
+
+
 def published_state(module: nn.Module, table: Sequence[Entry]) -> dict[str, Tensor]:
     """The module's tensors by published name, in published order; tied ones twice, as the published files have them."""
     state = {name: tensor for name, (tensor, _) in _owners(module).items()}

@@ -25,9 +25,10 @@ class Windowed(Protocol):
 
 def build_labeller(
     hps: Resolved, prior: Windowed, *, ids_dir: str = "", strict: bool = False, text_compat: str = "anyascii",
-    timed: bool = True,
+    timed: bool = True, aloud: bool = True,
 ) -> Labeller | None:  # fmt: skip
     """None for an unlabelled prior. timed: lyric windows follow the times of lyrics, where there are any.
+    aloud: whether this process says which names are unknown.
 
     Raises HparamsError when the id tables or the alphabet do not fit the prior.
     """
@@ -35,7 +36,7 @@ def build_labeller(
     if not label.labelled:
         return None
     version = 3 if label.labels_v3 else 2
-    ids = LabelIds.open(ids_dir, version, strict=strict)
+    ids = LabelIds.open(ids_dir, version, strict=strict, aloud=aloud)
     genres, artists = label.y_bins
     ids.check((genres, artists))
     alphabet = Alphabet.open(ids_dir, version, text_compat=text_compat)

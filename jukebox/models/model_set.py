@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,10 @@ from jukebox.weights import catalogue
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("temp", "top_k", "top_p", "min_p", "chunk_size", "max_batch_size", *found_head.KEYS, found_head.SCORE)
+_OPTIONS: dict[str, tuple[type, float]] = {  # how a part is sampled: kind of number, the least one
+    "temp": (float, 0), "top_k": (int, 0), "top_p": (float, 0), "min_p": (float, 0), "chunk_size": (int, 1),
+    "max_batch_size": (int, 1), **dict.fromkeys(found_head.KEYS, (int, 0)), found_head.SCORE: (float, -math.inf),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,23 +89,24 @@ def find(model: str, restore_vqvae: str = "") -> ModelSet:
 
 
 def _from_file(path: Path) -> ModelSet:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--model={path}: not a readable model set: {error}") from None
+    table = presets.read_model_set(path)
 
     def part(entry: dict[str, Any]) -> Part:
         unknown = set(entry) - {"hps", "checkpoint", *_OPTIONS}
         if unknown or "checkpoint" not in entry:
             what = f"unknown key {sorted(unknown)[0]!r}" if unknown else "no checkpoint"
             raise UsageError(f"{path}: {what} in a part; allowed: hps, checkpoint, {', '.join(_OPTIONS)}.")
+        for name in _OPTIONS.keys() & entry.keys():
+            kind, least = _OPTIONS[name]
+            if type(entry[name]) not in (int, kind) or not entry[name] >= least or (name == "temp" and not entry[name]):
+                what = "a whole number" if kind is int else "a number"
+                above = "above 0" if name == "temp" else f"from {least} up"
+                raise UsageError(f"{path}: {name} = {entry[name]!r:.60} should be {what} {above}.")
         where = str(entry["checkpoint"])
         if "://" not in where and not Path(where).is_absolute() and (path.parent / where).exists():
             where = str(path.parent / where)
         return Part(where, entry.get("hps", ""), {k: entry[k] for k in _OPTIONS if k in entry})
 
-    if not isinstance(table.get("vqvae"), dict):
-        raise UsageError(f'{path}: a model set needs [vqvae] with checkpoint = "...", and [[priors]], level 0 first.')
     priors = tuple(part(entry) if entry.get("checkpoint", "") != "" else None for entry in table.get("priors", []))
     return ModelSet(
         path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")), tuple(table.get("ids", ())),
@@ -214,9 +217,11 @@ def locate(part: Part) -> Path:
         return path
     if "://" not in part.checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint or run folder.")
+    command = catalogue.how_to_fetch(part.checkpoint)
     raise CheckpointError(
-        f"The published weights {part.checkpoint} are not here. Fetch them with `python jukebox/fetch.py MODEL`, or put "
-        f"the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
+        f"The published weights {part.checkpoint} are not here. "
+        + (f"Fetch them with `{command}`, or put" if command else "Put")
+        + f" the file at {path}. They are for non-commercial use only (NOTICE-weights.md)."
     )
 
 

@@ -10,6 +10,9 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _PER_LEVEL = "one value, or one per level, level 0 first; () = as the model set says"
 
 
+MOST_SONGS = 100_000  # of one run: many times what a card sings in a year, and little memory
+
+
 @section("sample", "What to sample")
 class SampleHps:
     model: str = key(
@@ -57,8 +60,9 @@ class SampleHps:
         gt=0,
     )
     n_samples: int | None = key(
-        None, "songs; None = as many as requests or saved codes, else 1; more than those: by turns", unit="songs", gt=0
-    )
+        None, "songs; None = as many as requests or saved codes, else 1; more than those: by turns", unit="songs", gt=0,
+        le=MOST_SONGS,
+    )  # fmt: skip
     hop_fraction: tuple[_Share, ...] = key(
         (0.5, 0.5, 0.125), "step from window to window as a share of the window, per level, level 0 first"
     )

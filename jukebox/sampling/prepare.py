@@ -54,8 +54,10 @@ def levels_of(
     vqvae: Resolved,
     geometry: Geometry,
     blends: Sequence[Blend] = (),
+    *,
+    aloud: bool = True,
 ) -> dict[int, Level]:
-    """The levels that have a prior. Raises UserError for what does not fit together."""
+    """The levels that have a prior. aloud: whether this process warns. Raises UserError for what does not fit together."""
     found = {}
     told: set[str] = set()
     for level, part in enumerate(models.priors):
@@ -67,13 +69,13 @@ def levels_of(
             raise UsageError(f"--hop_fraction has {len(sample.hop_fraction)} values; level {level} needs one too.")
         ratio = geometry.hops[level + 1] // geometry.hops[level] if shape.conditioner else None
         hop, rounded = plan.hop_codes(sample.hop_fraction[level], shape.n_ctx, ratio or geometry.frame)
-        if rounded:
+        if rounded and aloud:
             log.warning("--hop_fraction of level %d is rounded to %d of %d codes", level, hop, shape.n_ctx)
         labeller = None
         if shape.labels is not None:
             ids_dir = song.ids_dir or model_set.ids_dir_of(models, hps)
             labeller = build_labeller(
-                hps, shape, ids_dir=ids_dir, strict=song.strict_labels, text_compat=song.text_compat
+                hps, shape, ids_dir=ids_dir, strict=song.strict_labels, text_compat=song.text_compat, aloud=aloud
             )  # fmt: skip
             assert labeller is not None
             labeller.ids.told = told
@@ -159,14 +161,15 @@ def _check_timing(song: Song, shape: PriorShape, sr_hz: int) -> None:
 
 def notices(songs: Sequence[SongMeta], levels: dict[int, Level], top: int) -> list[str]:
     """What is said at the start about lyrics that will not be sung, or not be aligned."""
-    with_lyrics = sum(bool(song.lyrics.strip()) for song in songs)
-    if not with_lyrics:
-        return []
-    if top not in levels:
-        return ["There is no prior of the top level: lyrics are not aligned with time."]
-    reason = alignment.why_not(levels[top].shape)
-    if reason:
-        sung = "sung, but " if levels[top].shape.n_tokens else ""
-        return [f"Lyrics are {sung}not aligned with time: {reason}."]
-    without = len(songs) - with_lyrics
-    return [f"{without} of {len(songs)} songs have no lyrics; they are sampled without."] if without else []
+    without = sum(not song.lyrics.strip() for song in songs)
+    reads = top in levels and levels[top].shape.n_tokens > 0
+    lines = []
+    if without < len(songs):
+        reason = alignment.why_not(levels[top].shape) if top in levels else ""
+        if top not in levels:
+            lines.append("There is no prior of the top level: lyrics are not aligned with time.")
+        elif reason:
+            lines.append(f"Lyrics are {'sung, but ' if reads else ''}not aligned with time: {reason}.")
+    if without and (reads or without < len(songs)):
+        lines.append(f"{without} of {len(songs)} songs have no lyrics; they are sampled without.")
+    return lines

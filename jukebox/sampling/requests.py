@@ -30,7 +30,7 @@ from jukebox.labels import timed
 from jukebox.labels.song import SongMeta
 from jukebox.models.model_set import ModelSet
 from jukebox.pages.page import Parent
-from jukebox.sampling.hps import DrawHps, SongHps
+from jukebox.sampling.hps import MOST_SONGS, DrawHps, SongHps
 from jukebox.sampling.logits import Knobs
 
 T = TypeVar("T")
@@ -208,6 +208,8 @@ def request_from(entry: Any, where: str, folder: Path, seed: int) -> tuple[Reque
     request = Request(
         0, song, seed if own_seed is None else own_seed, tuple(blends), lengths[0], lengths[1], prompt, lengths[2], draw
     )
+    if count is not None and count > MOST_SONGS:
+        raise DataError(f"{where}: n_samples = {count} is more than the {MOST_SONGS} songs that one run sings")
     return request, 1 if count is None else count
 
 

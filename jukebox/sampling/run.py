@@ -94,7 +94,7 @@ class Session:
         self._check_rate_and_levels()
         blends = dict.fromkeys(blend for request in asked for blend in request.blends)
         self.levels: dict[int, Level] = prepare.levels_of(
-            self.sample, self.song, models, self.vqvae_hps, self.geometry, tuple(blends)
+            self.sample, self.song, models, self.vqvae_hps, self.geometry, tuple(blends), aloud=comm.is_first
         )
         self.top = self.geometry.levels - 1
         self.lengths = prepare.Lengths(self.sample, self.geometry, models.song_sec)

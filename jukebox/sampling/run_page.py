@@ -122,7 +122,10 @@ class RunPages:
     def _with_lyrics(self, item: Item, level: int, aligned: Aligned | None, *, write: bool) -> Item:
         """The item with links to what belongs to its lyrics, in a level's folder; with `write` the files too."""
         folder, href = self.folder.level(level) / f"item_{item.id}", f"level_{level}/item_{item.id}"
-        if aligned is None:
+        if aligned is None:  # as asked for: no time is known of them
+            if write:
+                folder.mkdir(parents=True, exist_ok=True)
+                files.publish_text(folder / "lyrics.json", align_files.lyrics_json(item.lyrics))
             return item
         weights = align_files.trimmed(aligned.weights)
         made: dict[str, Callable[[], bytes]] = {}

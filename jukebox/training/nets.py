@@ -61,7 +61,8 @@ def _prior_task(hps: Resolved, comm: Comm) -> Task:
     net = build.build_prior(hps)
     table = build.prior_names(hps)
     labeller = build_labeller(
-        hps, net, ids_dir=data.ids_dir, strict=data.strict_labels, text_compat=data.text_compat, timed=data.lyric_times
+        hps, net, ids_dir=data.ids_dir, strict=data.strict_labels, text_compat=data.text_compat, timed=data.lyric_times,
+        aloud=comm.is_first,
     )  # fmt: skip
     if half.fp16_params:
         build.halve(net, table)

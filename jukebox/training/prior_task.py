@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from jukebox.audio.spectral import mono
 from jukebox.data.code_loader import CodeBatch
 from jukebox.errors import CheckpointError
 from jukebox.interop.published import Entry
+from jukebox.labels.song import SongMeta
 from jukebox.labels.vector import Labeller
 from jukebox.parallel.comm import Comm
 from jukebox.prior.model import Prior
@@ -43,6 +44,12 @@ class PriorTask(Task):
     seed: int
     bs_sample: int
     _histogram: Tensor = field(default_factory=lambda: torch.zeros(0))  # of the held-out codes measured so far
+
+    def meet(self, songs: Callable[[], Iterable[SongMeta]]) -> None:
+        """Names outside the tables and characters outside the alphabet are told, or with --strict_labels refused, now."""
+        labeller = self.labeller
+        if labeller is not None:
+            self.comm.run_first(lambda: labeller.survey(songs()))
 
     def loss(self, batch: Batch, step: int) -> Output:
         """Bits per code, and with lyrics bits per character."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from jukebox.data.hps import AudioHps, DataHps
 from jukebox.errors import CheckpointError, UsageError, WriteFailed
 from jukebox.files import fault_point
 from jukebox.hparams.resolve import Resolved
+from jukebox.interop.published import Entry
 from jukebox.models import checkpoint, label_tables, model_set
 from jukebox.parallel.comm import Comm
 from jukebox.prior.hps import PriorHps
@@ -98,7 +100,7 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
     """
     if isinstance(task, PriorTask):
         found = label_tables.fitted(found, task.table)
-    note = _other_keys(found, hps)
+    note = _other_keys(found, hps, task.table)
     task.load_published(found, note)
     if "players" in found.extra:
         for name, state in found.extra["players"].items():
@@ -113,7 +115,7 @@ def restore(task: Task, found: checkpoint.Checkpoint, hps: Resolved, source: Sou
     return Reached(found.step, 0)
 
 
-def _other_keys(found: checkpoint.Checkpoint, hps: Resolved) -> str:
+def _other_keys(found: checkpoint.Checkpoint, hps: Resolved, table: Sequence[Entry]) -> str:
     """A table of the keys that make the file's net another than this one. Raises CheckpointError when a file of ours,
     whose keys are complete and true, has any."""
     if found.hps is None:
@@ -126,9 +128,12 @@ def _other_keys(found: checkpoint.Checkpoint, hps: Resolved) -> str:
     names = model_set.SHAPING + (model_set.PRIOR_SHAPING if prior else ())
     differing = checkpoint.differing_keys(theirs.values, hps.values, names)
     if ours and differing:
+        first = checkpoint.first_misfit(found.model, table)
+        first = f"The first tensor that does not fit: {first}.\n" if first else ""
         raise CheckpointError(
-            f"{found.path} is a net of other hyperparameters:\n{differing}\n"
-            "Use these values (--hps=RUN/hps.toml has them all), or another --name."
+            f"{found.path} is a net of other hyperparameters:\n{differing}\n{first}"
+            f"Use these values (--hps={found.path.parent / 'hps.toml'} has them all), or another "
+            f"{'--restore_prior' if prior else '--restore_vqvae'} or --name."
         )
     return differing
 

@@ -81,6 +81,7 @@ def _run(hps: Resolved, comm: Comm, folder: Path) -> int:
     flow = bool(config) and is_flow(config)
     source = latent_build.open_source(hps, comm) if flow else open_source(hps, comm, folder)
     task = build_task(hps, comm, source.bandwidth)
+    task.meet(source.songs)
     reached = Reached()
     if before:
         reached = restore(task, checkpoint.read(before), hps, source, comm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from jukebox.data.tar_dataset import TarDataset
 from jukebox.errors import UsageError
 from jukebox.files import safe_component
 from jukebox.hparams.resolve import Resolved
+from jukebox.labels.song import SongMeta
 from jukebox.parallel.comm import Comm
 from jukebox.prior.hps import LabelHps, PriorHps
 from jukebox.resources import cores
@@ -42,7 +43,7 @@ class Source:
     """Batches: without end from a position on, and the held-out part once, None where nothing is held out.
 
     A global batch is `global_batch` items over all ranks; an epoch has `per_epoch` of them. `fingerprint` changes with
-    the data. `bandwidth`: normalisers of a VQ-VAE's losses.
+    the data. `bandwidth`: normalisers of a VQ-VAE's losses. `songs`: all of them, where that is known before training.
     """
 
     train: Callable[[int], Iterator[Batch]]
@@ -51,6 +52,7 @@ class Source:
     per_epoch: int
     fingerprint: str
     bandwidth: Bandwidth
+    songs: Callable[[], Iterable[SongMeta]] = tuple
 
 
 def open_source(hps: Resolved, comm: Comm, folder: Path) -> Source:
@@ -90,7 +92,7 @@ def _codes(hps: Resolved, comm: Comm) -> Source:
     global_batch = data.bs * comm.size
     return Source(
         batches_from, held_out_batches if held_out else None, global_batch, max(1, len(train) // global_batch),
-        train.fingerprint(), Bandwidth(),
+        train.fingerprint(), Bandwidth(), lambda: (song for part in (train, held_out) if part for song in part.described()),
     )  # fmt: skip
 
 
@@ -118,6 +120,7 @@ def _audio(hps: Resolved, comm: Comm, folder: Path) -> Source:
     return Source(
         batches_from, held_out_batches if held_out else None, global_batch, max(1, len(train) // global_batch),
         train.fingerprint(), measure_bandwidth(train, comm, cache=shared) if is_vqvae else Bandwidth(),
+        lambda: (file.song for part in (train, held_out) if part for file in part.files),
     )  # fmt: skip
 
 

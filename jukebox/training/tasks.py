@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from jukebox.audio.spectral import PUBLISHED, mono
 from jukebox.data.code_loader import CodeBatch
 from jukebox.data.loaders import Batch as AudioBatch
 from jukebox.interop.published import Entry
+from jukebox.labels.song import SongMeta
 from jukebox.models.checkpoint import (
     Checkpoint,
     load_into,
@@ -54,6 +55,9 @@ class Task(ABC):
 
     def prepare(self, batch: Batch) -> None:  # noqa: B027 (few tasks need it)
         """Anything that must be known before the first step."""
+
+    def meet(self, songs: Callable[[], Iterable[SongMeta]]) -> None:  # noqa: B027 (few tasks need it)
+        """What must be known of all songs before training; every rank calls it. Raises DataError."""
 
     @abstractmethod
     def loss(self, batch: Batch, step: int) -> Output:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,11 @@ class Remote:
     what: str
     url: str
     path: Path
+
+    @property
+    def part(self) -> str:
+        """The part of its set it belongs to: vqvae, priors or ids."""
+        return {"VQ-VAE": "vqvae", "id table": "ids"}.get(self.what, "priors")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ def catalogue(model: str, cache: str = "") -> Catalogue:
     if not remotes:
         raise UsageError(f"{path}: none of its files is published; nothing to fetch.")
     return Catalogue(model, str(table.get("licence", "")), tuple(remotes))
+
+
+def how_to_fetch(url: str) -> str:
+    """The shortest command that fetches a published file; empty when no model set names it."""
+    for name in presets.model_sets():
+        _, table = _model_set(name)
+        entries = [table["vqvae"], *table.get("priors", [])]
+        if url in [entry.get("checkpoint") for entry in entries]:
+            part = next(remote.part for remote in catalogue(name).remotes if remote.url == url)
+            return f"python jukebox/fetch.py {name} --only={part}"
+    return ""
 
 
 def hub_folder(model: str, cache: str = "") -> tuple[str, Path]:
@@ -114,7 +129,4 @@ def _model_set(model: str) -> tuple[Path, dict[str, Any]]:
         raise UsageError(
             f"--model={printable(model)}: there is no such model set; known: {', '.join(presets.model_sets())}."
         )
-    try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable model set: {error}") from None
+    return path, presets.read_model_set(path)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import re
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # without a byte of progress
 BLOCK_BYTES = 1 << 20
+OVERLAP_BYTES = 1 << 16  # compared before a part is taken up whose server has no name for versions
 TIMEOUT_SEC = 30.0
 PAUSE_SEC = 2.0
 WEIGHTS = (".tar", ".bin", ".safetensors")  # endings of files that are never text
@@ -42,6 +44,8 @@ def size_of(url: str) -> int | None:
         with _open(url, {}, method="HEAD") as answer:
             return _length(answer)
     except (OSError, HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in (405, 501):
+            return None  # it sends files, and says nothing about them
         raise FetchError(f"{url}: {_reason(error)}") from None
 
 
@@ -119,14 +123,14 @@ def _keep(part: Path, path: Path) -> None:
 
 def _fetch_part(url: str, part: Path, report: Report) -> None:
     """Fill `part` to the length the server promises, over as many connections as it takes."""
-    failures = 0
+    failures, best = 0, part.stat().st_size if part.exists() else 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             return _one_connection(url, part, report)
         except _Dropped as error:
-            gained = _stamp(part).is_file() and part.stat().st_size > before  # else it began anew
-            failures = 1 if gained else failures + 1
+            now = part.stat().st_size if _stamp(part).is_file() else 0  # without a stamp it begins anew
+            failures = 1 if now > best else failures + 1
+            best = max(best, now)
             if failures >= ATTEMPTS:
                 raise FetchError(f"{error} after {ATTEMPTS} attempts; what came is kept, run again to go on.") from None
             log.info("%s: %s; trying again", url, error)
@@ -134,20 +138,34 @@ def _fetch_part(url: str, part: Path, report: Report) -> None:
 
 
 def _stamp(part: Path) -> Path:
-    """Holds the server's name for the version of the file that a part belongs to; without one a part is not resumed."""
+    """Holds the server's name for the version of the file that a part belongs to; else `length N`, the whole's bytes.
+
+    Without one a part is not resumed.
+    """
     return part.with_name(part.name + ".stamp")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _stamp(part).unlink(missing_ok=True)
 
 
 def _one_connection(url: str, part: Path, report: Report) -> None:
     have = part.stat().st_size if part.exists() else 0
     stamp = _stamp(part)
-    headers = {"Range": f"bytes={have}-", "If-Range": stamp.read_text()} if have and stamp.is_file() else {}
+    version = stamp.read_text() if have and stamp.is_file() else ""
+    by_length = version.startswith("length ")
+    start = max(0, have - OVERLAP_BYTES) if by_length else have
+    headers = {"Range": f"bytes={start}-"} if version else {}
+    headers |= {"If-Range": version} if version and not by_length else {}
     try:
         with _open(url, headers) as answer:
             if _status(answer) != 206:
-                have = 0  # the server sends it whole, or another version of it
+                have = start = 0  # the server sends it whole, or another version of it
             length = _length(answer)
-            total = have + length if length is not None else None
+            total = start + length if length is not None else None
+            if start:
+                total = _resumed(answer, part, start, have, total, version)
             if _is_page(answer) and part.name.removesuffix(".part").endswith(WEIGHTS):
                 raise FetchError(
                     "the server answers with a web page instead of the file (a portal that wants a login?)."
@@ -155,13 +173,14 @@ def _one_connection(url: str, part: Path, report: Report) -> None:
             if total is not None:
                 files.check_space(part.parent, total - have, name=part.name, cure="Choose another folder with --cache.")
             tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            tag = tag or (f"length {total}" if total is not None else "")
             stamp.write_text(tag) if tag else stamp.unlink(missing_ok=True)
             with open(part, "ab") as out:
                 out.truncate(have)
                 done = _copy(answer, out, have, total, report)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the part is no beginning of the file
-            part.unlink(missing_ok=True)
+            _discard(part)
             raise _Dropped("the partial file did not fit") from None
         if error.code >= 500 or error.code == 429:
             raise _Dropped(f"the server answers {error.code}") from None
@@ -173,9 +192,31 @@ def _one_connection(url: str, part: Path, report: Report) -> None:
     stamp.unlink(missing_ok=True)
 
 
+def _resumed(answer: Any, part: Path, start: int, have: int, total: int | None, version: str) -> int | None:
+    """The bytes of the whole file, once what comes is known to follow what is here.
+
+    The overlap up to `have` is read. Raises _Dropped when this is another place or version; the part is then gone.
+    """
+    said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", str(answer.headers.get("Content-Range", "")).strip())
+    fits = said is None or int(said[1]) == start
+    if said and said[2] != "*":
+        fits = fits and int(said[2]) >= (total or 0)
+        total = int(said[2])  # more than comes now, where servers send large files in pieces
+    if fits and have > start:
+        with part.open("rb") as held:
+            held.seek(start)
+            fits = version == f"length {total}" and answer.read(have - start) == held.read()
+    if not fits:
+        _discard(part)
+        raise _Dropped("it sent another piece than the one asked for")
+    return total
+
+
 def _copy(answer: Any, out: Any, done: int, total: int | None, report: Report) -> int:
+    if getattr(answer, "length", None) is not None and total is not None:
+        answer.length += 1  # so that one byte more than was promised is seen
     report(done, total)
-    while block := _read(answer):
+    while block := _read(answer, whole=done == total):
         out.write(block)
         done += len(block)
         report(done, total)
@@ -184,21 +225,25 @@ def _copy(answer: Any, out: Any, done: int, total: int | None, report: Report) -
     return done
 
 
-def _read(answer: Any) -> bytes:
+def _read(answer: Any, *, whole: bool) -> bytes:
+    """The next block; nothing at the end. whole: all that was promised is here."""
     try:
         return bytes(answer.read(BLOCK_BYTES))
     except (OSError, HTTPException) as error:  # of the connection: the disk is not touched here
+        if whole:
+            return b""  # a server that leaves the connection open
         raise _Dropped(f"the connection broke ({printable(str(error))[:60]})") from None
 
 
 def _refuse_impostor(file: Path, name: str) -> None:
-    """A page with status 200, or a zip file whose end is missing, is no weight file, whatever the server called it."""
-    if not name.endswith(WEIGHTS):
-        return
+    """A page with status 200, or a zip file whose end is missing, is no weight file, whatever the server called it; nor
+    is a page a table of names."""
     with file.open("rb") as stream:
-        head = stream.read(64)
-    cut = head.startswith(b"PK") and not zipfile.is_zipfile(file)
-    if not head or head.lstrip()[:1] == b"<" or cut:
+        head = stream.read(64).lstrip()
+    weights = name.endswith(WEIGHTS)
+    page = head.lower().startswith((b"<!doctype", b"<html")) or (weights and head[:1] == b"<")
+    cut = weights and head.startswith(b"PK") and not zipfile.is_zipfile(file)
+    if page or cut or not head:
         what = "cut short" if cut else "a web page" if head else "empty"
         if file.suffix == ".part":
             file.unlink()

@@ -11,6 +11,9 @@ class FetchHps:
     source: Literal["published", "huggingface"] = key(
         "published", "the files of 2020, or the Hugging Face port of the same weights"
     )
+    only: Literal["all", "vqvae", "priors", "ids"] = key(
+        "all", "part of the set: a prior of one's own on the published VQ-VAE needs no more than vqvae"
+    )
     mirror: str = key(
         "",
         "address or folder (file://...) that holds the same files under the same paths",

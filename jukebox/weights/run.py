@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from jukebox import settings
@@ -29,16 +30,20 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{wanted.model}: {wanted.licence or 'no licence stated'}")
     if hps.source == "huggingface":
         return _fetch_port(hps, wanted)
+    remotes = [remote for remote in wanted.remotes if hps.only in ("all", remote.part)]
     if hps.show:
-        return _show(wanted.remotes, hps.mirror)
-    for remote in wanted.remotes:
+        return _show(remotes, hps.mirror)
+    for remote in remotes:
         _fetch(remote, hps.mirror)
-    print(f"Ready: python jukebox/sample.py --model={hps.model} ...")
+    if hps.only == "all":
+        print(f"Ready: python jukebox/sample.py --model={hps.model} ...")
     return 0
 
 
 def _fetch_port(hps: FetchHps, wanted: Catalogue) -> int:
     """The port keeps all nets in shards that an index names; the id tables are those of the published files."""
+    if hps.only != "all":
+        raise UsageError(f"--only={hps.only}: the port holds all nets in the same files; leave out --source or --only.")
     address, folder = hub_folder(hps.model, hps.cache)
     index = Remote("index of shards", f"{address}/{INDEX}", folder / INDEX)
     tables = [remote for remote in wanted.remotes if remote.what == "id table"]
@@ -52,7 +57,7 @@ def _fetch_port(hps: FetchHps, wanted: Catalogue) -> int:
     return 0
 
 
-def _show(remotes: tuple[Remote, ...], mirror: str) -> int:
+def _show(remotes: Sequence[Remote], mirror: str) -> int:
     for remote in remotes:
         url = mirrored(remote.url, mirror)
         size = download.size_of(url)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 from jukebox.codestore.store import CodeStore
+from jukebox.codestore.writer import StoreWriter
 from jukebox.encoding.store_commands import main
-from jukebox.errors import StoreError, UsageError
+from jukebox.errors import StoreError, UsageError, UserError
 
 PROGRAM = Path(__file__).parents[2] / "jukebox" / "codes.py"
 
@@ -111,3 +114,62 @@ def test_the_program_by_path_from_another_folder(tiny, tmp_path):
         [sys.executable, "-X", "importtime", str(PROGRAM), "info", "--help"], capture_output=True, text=True
     )
     assert run.returncode == 0 and "STORE" in run.stdout and "| torch" not in run.stderr
+
+
+WRONG = [None, True, -1, 0, 1e308, float("nan"), "x", "", [], {}, [1], {"a": 1}, 10**30, 1.5, "../../x", [None]]
+
+
+def places(value, path=()):
+    """The path of every value inside a JSON value, itself first."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ()
+    for name, item in inner:
+        yield from places(item, (*path, name))
+
+
+def with_a_wrong_value(root, draw):
+    """Put a value of another kind, or none, somewhere into a JSON file of a store; where and what."""
+    path = draw.choice(sorted(path for path in root.rglob("*") if path.suffix in (".json", ".jsonl")))
+    lines = path.read_text().splitlines()
+    n = draw.randrange(len(lines))
+    tree = {"": json.loads(lines[n])}
+    where = ("", *draw.choice(list(places(tree[""]))))
+    holder = tree
+    for name in where[:-1]:
+        holder = holder[name]
+    if len(where) > 1 and draw.random() < 0.25:
+        del holder[where[-1]]
+    else:
+        holder[where[-1]] = draw.choice(WRONG)
+    lines[n] = json.dumps(tree[""])
+    path.unlink()
+    path.write_text("\n".join(lines) + "\n")
+    return path.relative_to(root), where
+
+
+def test_200_stores_with_wrong_values_give_clear_errors_from_every_command(tiny, tmp_path, capsys):
+    """Text that parses and is not what it should be: what programs and people leave, more often than flipped bits."""
+    kinds = [tiny.make(tmp_path / str(compat), count=2, compat=compat).root for compat in (False, True)]
+    with StoreWriter.create_or_resume(tmp_path / "skipped", tiny.GEOMETRY, "abc", tiny.sources(3), shards=2) as writer:
+        writer.skip(0, "no audio frames")
+        tiny.fill(writer)
+        kinds.append(writer.finish().root)
+    refused = 0
+    for seed in range(200):
+        draw = random.Random(seed)
+        root, out = tmp_path / f"m{seed}", tmp_path / f"out{seed}"
+        shutil.copytree(draw.choice(kinds), root, ignore=shutil.ignore_patterns(*[".index-cache"][seed % 2 :]))
+        what = with_a_wrong_value(root, draw)
+        for words in (
+            ["verify", root], ["info", root, "--items"], ["cat", root, "1", "--level=2"],
+            ["cut", root, "--end_sec=0.1", f"--out={out}"], ["join", root, kinds[0], f"--out={out}j"],
+            ["verify", root, "--repair"], ["info", root, "--quick"],
+        ):  # fmt: skip
+            try:
+                main([str(word) for word in words])
+            except UserError as error:
+                refused += 1
+                assert len(str(error)) < 1000 and str(tmp_path) in str(error), (what, words[0], error)
+        for made in (root, out, tmp_path / f"out{seed}j"):
+            shutil.rmtree(made, ignore_errors=True)
+    assert refused > 300

@@ -191,13 +191,15 @@ def test_a1_bad_files_are_listed_with_a_reason_and_never_encoded(make, tmp_path,
         assert words in caplog.text
 
 
-def test_a6_silence_is_left_out_and_said(make, tmp_path, caplog):
+def test_a6_silence_is_kept_and_said(make, tiny_codec, tmp_path, caplog):
     import soundfile
 
     make_song(tmp_path / "good.wav", 5000)
     soundfile.write(tmp_path / "still.wav", np.zeros(4000), 8000)
-    assert make(audio_files_dir=str(tmp_path)).relpaths == ["good.wav"]
-    assert "still.wav: silent" in caplog.text
+    store = make(audio_files_dir=str(tmp_path), on_bad_file="error")
+    assert store.relpaths == ["good.wav", "still.wav"] and store.lengths.tolist() == [5000, 4000]
+    np.testing.assert_array_equal(store.codes(0, 1), tiny_codec.encode(np.zeros(4000, np.float32))[0])
+    assert "1 of 2 files are silent, and taken as they are.\n  still.wav: silent" in caplog.text
 
 
 def test_a8_names_of_every_sort(make, tmp_path):

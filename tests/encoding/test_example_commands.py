@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests_encoding_nets import make_song
 
 from jukebox.codestore.store import CodeStore
@@ -63,6 +64,49 @@ def test_the_example_command(name: str, home: Path, run_mpi: Callable[..., Any],
     store = CodeStore.open(home / ("encoded_tokens" if "discrete" in name else "encoded_latents"))
     assert store.relpaths == ["a.wav", "b.wav"] and store.lengths.tolist() == [5000, 9000]
     assert store.fingerprint.endswith("-fp16") == ("half" in name or "size" in name)
+
+
+def autoencoder(folder: Path, name: str, bottleneck: dict[str, Any] | None) -> None:
+    """A tiny net of model_type "autoencoder" in place of the VQ-VAE, its weights as `unwrap` leaves them."""
+    from jukebox.autoencoder.config import ModelConfig
+    from jukebox.autoencoder.model import Autoencoder
+    from jukebox.autoencoder.schema import check
+
+    sizes = {"latent_dim": 8, "channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
+    model: dict[str, Any] = {
+        "encoder": {"type": "oobleck", "config": {"in_channels": 2, **sizes}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": 2, **sizes}},
+        "latent_dim": 8, "downsampling_ratio": 8, "io_channels": 2, **({"bottleneck": bottleneck} if bottleneck else {}),
+    }  # fmt: skip
+    tree = {"model_type": "autoencoder", "sample_rate": 8000, "sample_size": 4096, "audio_channels": 2, "model": model}
+    (folder / f"configs/model_configs/{name}.json").write_text(json.dumps(tree))
+    torch.manual_seed(0)
+    net = Autoencoder(check(ModelConfig, tree, name).model)
+    torch.save({"state_dict": net.state_dict()}, folder / f"checkpoints/{name}.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "books", "dtype", "shape"),
+    [
+        ("local", 2, "<f4", (8, 625)),
+        ("half", 2, "<f2", (8, 625)),
+        ("discrete", 2, "<i2", (1, 2 * 625)),  # one stream
+        ("discrete", 9, "<i8", (9, 625)),  # as many as the documents' example: no stream of whole samples
+    ],
+)
+def test_the_example_command_with_an_autoencoder(name, books, dtype, shape, home, run_mpi, jukebox_root):
+    rvq = {"input_dim": 8, "n_codebooks": books, "codebook_size": 16, "codebook_dim": 4}
+    autoencoder(home, "autoencoder", None)
+    autoencoder(home, "discrete_autoencoder", {"type": "dac_rvq", "config": rvq})
+    in_home = f"import os, runpy, sys; os.chdir({str(home)!r}); sys.argv = sys.argv[1:];"
+    entry = jukebox_root / "jukebox" / "pre_encode.py"
+    program = in_home + "runpy.run_path(sys.argv[0], run_name='__main__')"
+    ran = run_mpi(0, ["-c", program, entry, *shlex.split(COMMANDS[name])], timeout=120)
+    assert ran.code == 0, ran.err
+    store = CodeStore.open(home / ("encoded_tokens" if name == "discrete" else "encoded_latents"))
+    assert store.relpaths == ["a.wav", "b.wav"] and store.lengths.tolist() == [5000, 9000]
+    assert store.array(0, 0).shape == shape and store.array(0, 0).dtype == dtype
+    assert ("stored as with --compat" in ran.err) == (books == 9)
 
 
 def test_the_example_that_names_another_sort_of_model_says_what_is_not_there(home, run_mpi, jukebox_root):

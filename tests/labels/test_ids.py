@@ -77,9 +77,10 @@ def test_broken_files_of_the_port(tmp_path, content):
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=r"artists\.json"):
         LabelIds.open(tmp_path, 3)
-    (tmp_path / "lyrics.json").write_text('{"a": 1, "bc": 2}')
-    with pytest.raises(DataError, match=r"lyrics\.json"):
-        Alphabet.open(tmp_path, 3)
+    for characters in ('{"a": 1, "bc": 2}', '{"a": 1, "b": 3}', '{"a": 1, "b": 1}', f'{{"a": {10**30}}}'):
+        (tmp_path / "lyrics.json").write_text(characters)
+        with pytest.raises(DataError, match=r"lyrics\.json"):
+            Alphabet.open(tmp_path, 3)
 
 
 def test_unknown_names_are_class_0_with_one_warning_and_the_nearest(caplog):
@@ -95,6 +96,15 @@ def test_unknown_names_are_class_0_with_one_warning_and_the_nearest(caplog):
     assert len(caplog.records) == 9 and "not listed" in caplog.records[-1].message
     with pytest.raises(DataError, match="nearest: otto fern"):
         LabelIds.open(version=3, strict=True).artist_id("Otto Ferm")
+
+
+def test_of_several_processes_one_warns(caplog):
+    other = LabelIds.open(version=3, aloud=False)
+    assert other.artist_id("Otto Ferm") == 0
+    other.check((604, 7898))
+    assert not caplog.records
+    with pytest.raises(DataError, match="nearest: otto fern"):
+        LabelIds.open(version=3, strict=True, aloud=False).artist_id("Otto Ferm")
 
 
 def test_too_many_genre_words(caplog):

@@ -11,6 +11,7 @@ from jukebox import settings
 from jukebox.errors import CheckpointError, UsageError
 from jukebox.models import build, checkpoint, export, model_set
 from jukebox.models.hps import ExportHps
+from jukebox.weights import catalogue
 
 SIZES = dict(
     levels=2, downs_t=(1, 1), strides_t=(2, 2), emb_width=4, width=4, depth=1, l_bins=8, n_ctx=8, prior_width=8,
@@ -134,6 +135,19 @@ def test_parts_that_do_not_fit(runs, tmp_path):
         ('[vqvae]\ncheckpoint = "x"\nwidht = 3', "unknown key 'widht'"),
         ("[vqvae", "not a readable model set"),
         ('[vqvae]\ncheckpoint = "nowhere"', "nowhere: no such"),
+        ('[vqvae]\ncheckpoint = "x"\n[priors]\ncheckpoint = "y"', r"write \[\[priors\]\] in place of \[priors\]"),
+        ('priors = ["y"]\n[vqvae]\ncheckpoint = "x"', "priors must be tables, .* not 'y'"),
+        ('priors = "y"\n[vqvae]\ncheckpoint = "x"', "priors = 'y' should be a list"),
+        ('vqvae = "x"', r"vqvae = 'x' should be a table, \[vqvae\]"),
+        ("[vqvae]\ncheckpoint = 3", "checkpoint = 3 should be a text"),
+        ('[vqvae]\ncheckpoint = "x"\nhps = 3', "hps = 3 should be a text"),
+        ('ids = [3]\n[vqvae]\ncheckpoint = "x"', "ids should be a list of texts"),
+        ('license = "x"\n[vqvae]\ncheckpoint = "x"', "unknown key 'license'. Did you mean licence"),
+        ('[vqvae]\ncheckpoint = "x"\ntemp = "hot"', "temp = 'hot' should be a number above 0"),
+        ('[vqvae]\ncheckpoint = "x"\ntemp = 0', "temp = 0 should be a number above 0"),
+        ('[vqvae]\ncheckpoint = "x"\ntop_k = 1.5', "top_k = 1.5 should be a whole number from 0 up"),
+        ('[vqvae]\ncheckpoint = "x"\nmax_batch_size = 0', "max_batch_size = 0 should be a whole number from 1 up"),
+        ('[vqvae]\ncheckpoint = "x"\nalignment_head = true', "alignment_head = True should be"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path, text, message):
@@ -141,6 +155,8 @@ def test_mistakes_in_a_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises((UsageError, CheckpointError), match=message):
         model_set.find(str(path))
+    with pytest.raises(UsageError):
+        catalogue.catalogue(str(path))
 
 
 def test_unknown_names():

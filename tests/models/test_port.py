@@ -47,6 +47,13 @@ def write(folder: Path, kind: str) -> dict[str, torch.Tensor]:
         torch.save(made, folder / "pytorch_model.bin")
     elif kind == "safetensors":
         save_file(made, folder / "model.safetensors")
+    elif kind == "safetensors shards":
+        names = list(made)
+        parts = {f"model-0000{n}-of-00003.safetensors": names[n - 1 :: 3] for n in (1, 2, 3)}
+        for file, held in parts.items():
+            save_file({name: made[name] for name in held}, folder / file)
+        placed = {name: file for file, held in parts.items() for name in held}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
     else:
         names = list(made)
         parts = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
@@ -59,7 +66,7 @@ def write(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     return made
 
 
-@pytest.mark.parametrize("kind", ["bin", "safetensors", "shards"])
+@pytest.mark.parametrize("kind", ["bin", "safetensors", "shards", "safetensors shards"])
 def test_every_net_under_its_published_names(tmp_path, kind):
     assert not is_port(tmp_path)
     made = write(tmp_path, kind)

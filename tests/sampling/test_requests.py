@@ -117,6 +117,7 @@ def test_deals_by_turns(tmp_path):
         ('{"lyrics_file": 3}', "name of a file"),
         ('{"lyrics": 3.5, "times": []}', "times"),
         ('{"n_samples": 0}', "n_samples = 0"),
+        ('{"n_samples": 1000000000}', "n_samples = 1000000000 is more than the 100000 songs"),
         ("", "no songs"),
     ],
 )
@@ -246,6 +247,11 @@ def test_notices(tiny, tmp_path, caplog):
     assert "1 of 2 songs have no lyrics" in caplog.text
     assert (tmp_path / "out/level_2/item_0/align.json").exists()
     assert not (tmp_path / "out/level_2/item_1/align.json").exists()
+    caplog.clear()
+    (tmp_path / "none").mkdir()
+    sing(tiny, tmp_path / "none", [{}])
+    assert "1 of 1 songs have no lyrics; they are sampled without." in caplog.text
+    assert (tmp_path / "none/out/level_2/item_0/lyrics.json").exists(), "and shown all the same"
 
 
 def test_settings_of_a_request_win():
@@ -260,6 +266,8 @@ def test_settings_of_a_request_win():
     assert [found[level].max_batch_size for level in (0, 1)] == [3, 16]
     with pytest.raises(HparamsError):
         settings.parse("sample", ["--temp=0"])
+    with pytest.raises(HparamsError, match="--n_samples=1000000000"):
+        settings.parse("sample", ["--n_samples=1000000000"])
 
 
 def test_shipped_example(jukebox_root):

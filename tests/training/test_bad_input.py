@@ -85,6 +85,11 @@ def test_other_hyperparameters(train, run_at):
         "  width: 8 in the checkpoint / 16 asked for",
         "  l_bins: 24 in the checkpoint / 32 asked for",
     ]
+    assert lines[3] == (
+        "The first tensor that does not fit: encoders.0.level_blocks.0.model.0.0.weight has the shape (8, 1, 16), this net "
+        "needs (16, 1, 16)."
+    )
+    assert f"--hps={run.folder / 'hps.toml'}" in lines[4] and len(lines) == 5
     assert "lr" not in str(caught.value).split("--hps")[0]
     assert before == {path: path.read_bytes() for path in run.folder.glob("checkpoint*")}
     assert "\nwidth = 8 " in (run.folder / "hps.toml").read_text(), "what the run was made with still stands there"

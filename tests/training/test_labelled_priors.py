@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from jukebox.errors import HparamsError
+from jukebox.errors import DataError, HparamsError
 
 ARTISTS, GENRES = ("mira vale", "otto fern"), ("tin gallop", "moss waltz", "night drive")
 SIZES = (
@@ -85,6 +85,31 @@ def test_tables_are_checked_before_training(prior, made, tmp_path):
         prior("run", "small_labelled_prior", "--steps=1", f"--ids_dir={many}")
     with pytest.raises(HparamsError, match="the alphabet has 79 tokens, the model n_vocab=80"):
         prior("run", "small_single_enc_dec_prior", "--steps=1", "--n_vocab=80")
+
+
+def test_unknown_names_are_told_before_training(prior, made, tmp_path, run_at, caplog):
+    """Once for all songs, the held-out ones too; with --strict_labels nothing is trained."""
+    ids = tables(tmp_path / "ids", ("mira vael",), GENRES)
+    for stored in (True, False):
+        caplog.clear()
+        prior(f"run{stored}", "small_single_enc_dec_prior", "--steps=1", f"--ids_dir={ids}", stored=stored)
+        told = [message for message in caplog.messages if "is not in" in message or "not in the alphabet" in message]
+        assert len(told) == 3 and "artist 'mira vale'" in told[0] and "(nearest: mira vael)" in told[0]
+        assert "artist 'otto fern'" in told[1] and "\u266b" in told[2]
+        with pytest.raises(DataError, match="artist 'mira vale' is not in .*--strict_labels"):
+            prior("strict", "small_labelled_prior", "--steps=1", f"--ids_dir={ids}", "--strict_labels", stored=stored)
+        assert not list(run_at("strict").folder.glob("checkpoint*"))
+
+
+def test_of_several_processes_one_warns(run_mpi, made, tmp_path):
+    ids = tables(tmp_path / "ids", ("mira vael",), GENRES)
+    words = [
+        "--hps=small_labelled_prior", *SIZES, *PRESETS["small_labelled_prior"], "--steps=2", f"--ids_dir={ids}",
+        f"--codes={made / 'codes'}", f"--local_logdir={tmp_path}", "--name=two",
+    ]  # fmt: skip
+    said = run_mpi(2, ["jukebox/train.py", *words])
+    assert said.code == 0, said.err
+    assert said.err.count("artist 'mira vale' is not in") == said.err.count("artist 'otto fern' is not in") == 1
 
 
 def test_other_artists_and_genres(prior, made, tmp_path):
