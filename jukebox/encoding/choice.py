@@ -38,6 +38,7 @@ class Choice:
 
     checkpoint: str
     hps: str = ""
+    run: bool = False  # named by --restore_vqvae: it stands where the VQ-VAE stands
 
     @property
     def part(self) -> model_set.Part:
@@ -64,7 +65,7 @@ def choose(hps: Resolved) -> Choice:
         raise UsageError(f"{what}: name the model in exactly one way, {', or '.join(ways)}.")
     if by_config:
         return _from_config(encode.model_config, encode.ckpt_path)
-    return Choice(vqvae.restore_vqvae) if by_run else _from_folder(encode.pretrained_name)
+    return Choice(vqvae.restore_vqvae, run=True) if by_run else _from_folder(encode.pretrained_name)
 
 
 def _from_config(config: str, weights: str) -> Choice:
@@ -151,8 +152,8 @@ def load(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, A
 
 
 def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec, dict[str, Any]]:
-    """Latents, or with --is-discrete tokens: one stream of codes for priors; as published with --compat, and where a frame
-    cannot be dealt to its codebooks in whole samples.
+    """Latents, or with --is-discrete tokens: as published, or as the one stream of codes that priors train on, for a run or
+    with --stream.
 
     Songs are encoded whole in exact chunks; in windows where --sample-size is given, or the nets look at all at once.
     """
@@ -161,11 +162,13 @@ def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec
     unbounded = why_unbounded(model)
     asked = hps.given("sample_size")
     window = (encode.sample_size if asked else config.sample_size) if asked or unbounded else 0
-    kind: Kind = "latents" if not encode.is_discrete else "tokens" if encode.compat else "stream"
-    if kind == "stream" and model.discrete is not None and model.hop % (books := model.discrete.num_quantizers):
+    as_stream = encode.stream or (choice.run and not encode.compat)
+    kind: Kind = "latents" if not encode.is_discrete else "stream" if as_stream else "tokens"
+    books = model.discrete.num_quantizers if model.discrete is not None else 1
+    if kind == "stream" and not encode.stream and model.hop % books:
         log.warning(
-            "A frame of %d samples cannot be dealt to %d codebooks in whole samples: tokens are stored as with --compat, "
-            "[codebooks, frames], which no prior of ours trains on.", model.hop, books,
+            "A frame of %d samples cannot be dealt to %d codebooks in whole samples: tokens are stored as published, "
+            "which no prior of ours trains on.", model.hop, books,
         )  # fmt: skip
         kind = "tokens"
     codec = AutoencoderCodec(model, config, kind, window_samples=window, half=encode.model_half)

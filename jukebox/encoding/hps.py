@@ -34,6 +34,11 @@ class EncodeHps:
     shuffle: bool = key(False, "number the items in an order drawn from --encode_seed, not by name")
     model_half: bool = key(False, "weights, audio and stored latents in half precision")
     is_discrete: bool = key(False, "store codes, for models that have both; a VQ-VAE always stores codes")
+    stream: bool = key(
+        False,
+        "with --is-discrete, the codes of a frame one after the other, as one stream that priors train on; a model named by"
+        " --restore_vqvae is stored so in any case, others as published: [codebooks, frames] or [frames, codebooks]",
+    )
     shards: int = key(0, "folders a level is dealt over, fixed at the first start; 0 = one per process", ge=0, le=1000)
     keep_levels: tuple[int, ...] = key((), "levels that are encoded and stored; empty = all", example="0,2")
     crop: Literal["all", "first", "random"] = key(

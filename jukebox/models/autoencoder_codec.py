@@ -87,7 +87,7 @@ class AutoencoderCodec:
         if hop % self.books:
             raise UsageError(
                 f"a frame of {hop} samples cannot be dealt to {self.books} codebooks in whole samples, which priors need: "
-                "train with a number of codebooks that divides downsampling_ratio, or keep the tokens with --compat."
+                "train with a number of codebooks that divides downsampling_ratio, or leave --stream out and keep them as published."
             )
         return Geometry(rate, (hop // self.books,), bins, frame=self.books)
 

@@ -60,7 +60,7 @@ def _with_store_keys(hps: Resolved, store: CodeStore) -> Resolved:
     where = f"store {store.root}"
     if "hps" not in theirs:
         raise CheckpointError(
-            f"{where} holds no codes for a prior, but {theirs.get('kind', 'arrays')}: encode with --is-discrete, without --compat."
+            f"{where} holds no codes for a prior, but {theirs.get('kind', 'arrays')}: encode with --is-discrete --stream."
         )
     frame, n_ctx = store.geometry.frame, hps.section(PriorHps).n_ctx
     if n_ctx % frame:

@@ -93,7 +93,9 @@ def _frozen_vqvae(hps: Resolved, comm: Comm) -> tuple[VQVAE | None, str]:
     codec, _ = load_codec(model_set.Part(restore), comm.device)
     if not isinstance(codec, VQVAECodec):
         if not stored:
-            raise UsageError(f"{restore} is an autoencoder: encode the audio first with pre_encode.py --is-discrete.")
+            raise UsageError(
+                f"{restore} is an autoencoder: encode the audio first with pre_encode.py --restore_vqvae=RUN --is-discrete."
+            )
         CodeStore.open(Path(stored), expect_fingerprint=codec.fingerprint)
         log.info("%s is an autoencoder: no demos while its prior trains; sample.py sings through it.", restore)
         return None, codec.fingerprint

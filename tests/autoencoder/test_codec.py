@@ -159,7 +159,7 @@ def pre_encoded(folder, *words):
 def test_a_published_file_and_its_config(build, tmp_path):
     """They load, encode to a store, and the wrong file is refused."""
     published_files(build(channels=2, bottleneck=DAC), tmp_path)
-    store = pre_encoded(tmp_path, "--is-discrete")
+    store = pre_encoded(tmp_path, "--is-discrete", "--stream")
     assert store.codes(0, 0).shape == (2 * 625,) and store.geometry.frame == 2
     assert "codebook 0 first" in store.details[0]["model"]["order"]
     again, keys = load_codec(Part(str(tmp_path / "vae_model.ckpt"), str(tmp_path / "vae_config.json")))
@@ -175,9 +175,10 @@ def test_a_published_file_and_its_config(build, tmp_path):
     [(DAC, "int64", (2, 625)), (RVQ, "int64", (625, 2)), (SCALAR, "int32", (4, 625)), (DITHERED, "int64", (625, 2))],
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )
-def test_tokens_lie_in_the_published_layout(build, tmp_path, bottleneck, dtype, shape):
+@pytest.mark.parametrize("flags", [[], ["--compat"]], ids=["plain", "compat"])
+def test_tokens_lie_in_the_published_layout(build, tmp_path, bottleneck, dtype, shape, flags):
     published_files(build(bottleneck=bottleneck), tmp_path)
-    pre_encoded(tmp_path, "--is-discrete", "--compat")
+    pre_encoded(tmp_path, "--is-discrete", *flags)
     (file,) = (tmp_path / "store").rglob("*.npy")
     tokens = np.load(file)
     assert (tokens.dtype, tokens.shape) == (np.dtype(dtype), shape) and tokens.max() > 1

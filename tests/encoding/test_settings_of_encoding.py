@@ -145,8 +145,8 @@ def chosen(*argv: object) -> choice.Choice:
 
 
 def test_exactly_one_way_to_name_the_model(tmp_path):
-    assert chosen("--restore_vqvae=logs/a") == choice.Choice("logs/a")
-    assert chosen("--restore_vqvae=logs/a", "--hps=vqvae") == choice.Choice("logs/a")
+    assert chosen("--restore_vqvae=logs/a") == choice.Choice("logs/a", run=True)
+    assert chosen("--restore_vqvae=logs/a", "--hps=vqvae") == choice.Choice("logs/a", run=True)
     assert chosen("--hps=vqvae").checkpoint.startswith("https://")
     config = tmp_path / "m.json"
     config.write_text('{"model_type": "jukebox_vqvae", "hps": "small_vqvae"}')
