@@ -5,6 +5,7 @@ A preset is a flat table of hyperparameters. Three words are not hyperparameters
 """
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,10 @@ from jukebox.errors import HparamsError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _WORDS = {"about": str, "extends": list, "selectable": bool}
-_SET_WORDS = {"about": str, "licence": str, "huggingface": str, "ids": list, "vqvae": dict, "priors": list}
+_SET_WORDS = {
+    "about": str, "licence": str, "huggingface": str, "ids": list, "vqvae": dict, "priors": list,
+    "sample_length_in_seconds": (int, float),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ def read_model_set(path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(word, _SET_WORDS, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(_SET_WORDS)}."
             raise UsageError(f"{path}: unknown key {word!r}.{hint}")
-        if not isinstance(value, _SET_WORDS[word]):
-            kind = {dict: f"a table, [{word}]", list: "a list", str: "a text"}[_SET_WORDS[word]]
+        wanted: Any = _SET_WORDS[word]
+        if not isinstance(value, wanted) or (wanted == (int, float) and not 0 < value < math.inf):
+            kinds = {dict: f"a table, [{word}]", list: "a list", str: "a text", (int, float): "a number above 0"}
+            kind = kinds[wanted]
             raise UsageError(f"{path}: {word} = {value!r:.60} should be {kind}.")
     if "vqvae" not in table:
         raise UsageError(f'{path}: a model set needs [vqvae] with checkpoint = "...", and [[priors]], level 0 first.')

@@ -110,18 +110,8 @@ def _from_file(path: Path) -> ModelSet:
     priors = tuple(part(entry) if entry.get("checkpoint", "") != "" else None for entry in table.get("priors", []))
     return ModelSet(
         path.stem, part(table["vqvae"]), priors, str(table.get("licence", "")), tuple(table.get("ids", ())),
-        str(table.get("huggingface", "")), path, _song_sec(path, table.get("sample_length_in_seconds")),
+        str(table.get("huggingface", "")), path, table.get("sample_length_in_seconds"),
     )  # fmt: skip
-
-
-def _song_sec(path: Path, value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UsageError(
-            f"{path}: sample_length_in_seconds = {value!r} is no length; write a number of seconds above 0."
-        )
-    return float(value)
 
 
 def _ported_if_only_so(models: ModelSet) -> ModelSet:

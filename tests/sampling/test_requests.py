@@ -213,7 +213,7 @@ def test_a_model_set_says_how_long_its_songs_are(tiny, tmp_path):
     assert found["zs"][2].shape == (1, 15)
     assert jukebox.load(model).songs()[0].length_samples == 320
     model.write_text(f"sample_length_in_seconds = 'long'\n{vqvae}{priors}")
-    with pytest.raises(UsageError, match="'long' is no length"):
+    with pytest.raises(UsageError, match="'long' should be a number above 0"):
         sing(tiny, tmp_path, [{}], **usual)
 
 
