@@ -64,7 +64,7 @@ setup(
         "mpi4py>=4.1",
         "mpich>=4.2; platform_system != 'Windows'",
         "numpy",
-        "numba>=0.60",
+        "numba>=0.62",
         "librosa>=0.10",
         "av>=17.1",
         "tensorboardX>=2.6.2",
