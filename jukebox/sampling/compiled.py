@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jukebox.nn import kernels
@@ -17,6 +21,9 @@ from jukebox.nn.patterns import ENCODER
 from jukebox.nn.transformer import Block
 from jukebox.prior.model import Conditioning, Prior
 
+log = logging.getLogger(__name__)
+
+_WORTH_A_WORD = 2.0  # seconds
 _WORTH_SHARING = 4e6  # bytes of weights in a step; below, waiting for one another costs more than it saves
 
 
@@ -38,11 +45,12 @@ class CompiledStep:
         self.heads, self.scale = shape.heads, np.float32(layers[0].scale)
         self.bins = head.n_out
         sizes = self.layers.max(0)
-        read = int((self.layers[:, 4:24].reshape(-1, 4, 5)[..., 3:].prod(-1)).sum()) * kernels.ITEMSIZE[self.form]
+        matrices = self.layers[:, Field.QKV : Field.STATE].reshape(-1, len(Matrix))
+        read = int(matrices[:, Matrix.INPUTS :].prod(1).sum()) * kernels.ITEMSIZE[self.form]
         self.threads = torch.get_num_threads() if read > _WORTH_SHARING else 1
         slots = max(cache.kv.shape[2] for cache in state.layers)
 
-        def memory(*size: int) -> np.ndarray:
+        def memory(*size: int) -> NDArray[np.float32]:
             return np.zeros(size, np.float32)
 
         wide = max(sizes[Field.FC + Matrix.OUTPUTS], sizes[Field.PROJ + Matrix.INPUTS])
@@ -59,6 +67,25 @@ class CompiledStep:
         self.logits = memory(B, self.head[Matrix.OUTPUTS])
         self.nothing = memory(0, W)
         self.counters = np.zeros(2, np.int64)
+        if not kernels.step.signatures:  # type: ignore[attr-defined]
+            self._compile()
+
+    def _compile(self) -> None:
+        """Have the step made for this machine, or read from the disk, before the clock of a song runs."""
+        start = time.perf_counter()
+        no_layers, no_places = self.layers[:0], np.zeros((0, 3), np.int64)
+        kernels.step(0, 1, *self._given(no_layers, no_places, np.zeros_like(self.work[0][0]), self.nothing))
+        if (took := time.perf_counter() - start) > _WORTH_A_WORD:
+            log.info("steps were compiled for this machine in %.0f s, once and for all", took)
+
+    def _given(
+        self, layers: NDArray[np.int64], places: NDArray[np.int64], x_in: NDArray[np.float32], x_out: NDArray[np.float32]
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """The arguments of a step behind thread and threads."""
+        return (
+            self.counters.ctypes.data, self.form, self.heads, self.scale, layers, places, self.head, x_in, x_out, *self.work,
+            self.logits,
+        )  # fmt: skip
 
     def __call__(self, before: Tensor) -> Tensor:
         """The token drawn last, `[B, 1]`, or none at the start, `[B, 0]` -> logits `[B, K]`, good until the next call."""
@@ -71,10 +98,7 @@ class CompiledStep:
         known = self.state.places()
         places = np.array([known[cache.pattern] for cache in self.state.layers])
         self.counters[:] = 0
-        given = (
-            self.threads, self.counters.ctypes.data, self.form, self.heads, self.scale, self.layers, places, self.head,
-            x_in, x_out, *self.work, self.logits,
-        )  # fmt: skip
+        given = self.threads, *self._given(self.layers, places, x_in, x_out)
         try:
             others = [_team(self.threads).submit(kernels.step, i, *given) for i in range(1, self.threads)]
             kernels.step(0, *given)
