@@ -107,6 +107,12 @@ class Progress:
         elif self._shows and time.monotonic() - self._spoke > _LINE_EVERY_SEC:
             self._speak()
 
+    def restart(self) -> None:
+        """Nothing was done so far, only made ready: the rate counts from now."""
+        self._began = self._noted = self._spoke = time.monotonic()
+        if self._bar is not None:
+            self._bar.unpause()
+
     def note(
         self, text: str = "", *, audio_sec: float = 0.0, left_sec: float | None = None, **values: float
     ) -> None:  # fmt: skip

@@ -223,3 +223,14 @@ def test_every_start_leaves_its_command(tmp_path):
     env = json.loads((tmp_path / "env.json").read_text())
     assert env["packages"]["numpy"] == np.__version__
     assert (env["processes"], env["launcher"]) == (1, "none")
+
+
+def test_a_rate_leaves_out_what_came_before_the_start(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(runlog.time, "monotonic", lambda: clock[0])
+    bar = runlog.Progress(10, "code", "songs")
+    clock[0] += 300  # weights are read
+    bar.restart()
+    clock[0] += 2
+    bar.update(4)
+    assert bar.line() == "songs: 4/10 code, 2 code/s, 3 s left"

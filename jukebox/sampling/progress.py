@@ -67,6 +67,7 @@ class Display:
         label = f"level {levels[0]}" if len(levels) == 1 else f"{len(levels)} levels"
         self.bar = runlog.Progress(sum(self.total.values()), "code", label, start=start)
         self._level, self._live, self._window, self._began = -1, 0, 0, 0.0
+        self._begun = False
 
     def begin(self, task: Task) -> None:
         """A window begins."""
@@ -75,6 +76,9 @@ class Display:
 
     def code(self, count: int) -> None:
         """So many codes more."""
+        if not self._begun:  # priors were read, and perhaps compiled, until now
+            self.bar.restart()
+            self._begun = True
         self._live += count
         self.bar.update(count)
 
