@@ -80,6 +80,11 @@ class _BarFriendly(logging.Handler):
 _LINE_EVERY_SEC = 10.0
 
 
+def _three_digits(rate: float) -> str:
+    """A rate as people write it: 0.0213, 7.49, 2,030."""
+    return f"{rate:.3g}" if rate < 999.5 else f"{float(f'{rate:.3g}'):,.0f}"
+
+
 class Progress:
     """How far a loop is: a bar on a terminal, else a line every 10 s. Of all ranks only the first one's shows.
 
@@ -122,7 +127,7 @@ class Progress:
         self._left_sec = left_sec
         texts = [text] * bool(text) + [f"{name} {value:.4g}" for name, value in values.items()]
         if audio_sec:
-            texts.append(f"{audio_sec / max(now - self._noted, 1e-9):.3g} s of audio/s")
+            texts.append(f"{_three_digits(audio_sec / max(now - self._noted, 1e-9))} s of audio/s")
         self._noted = now
         self._notes = ", ".join(texts)
         if self._bar is not None:
@@ -137,7 +142,7 @@ class Progress:
         if self._notes:
             texts.append(self._notes)
         if rate:
-            texts.append(f"{rate:.3g} {self._unit}/s")
+            texts.append(f"{_three_digits(rate)} {self._unit}/s")
             if self._total and self._total > self._done:
                 left_sec = (self._total - self._done) / rate if self._left_sec is None else self._left_sec
                 texts.append(f"{duration_text(left_sec)} left")

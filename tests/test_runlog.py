@@ -234,3 +234,7 @@ def test_a_rate_leaves_out_what_came_before_the_start(monkeypatch):
     clock[0] += 2
     bar.update(4)
     assert bar.line() == "songs: 4/10 code, 2 code/s, 3 s left"
+    bar = runlog.Progress(None, "code", "songs")
+    clock[0] += 2
+    bar.update(4068)
+    assert bar.line() == "songs: 4068 code, 2,030 code/s"
