@@ -35,7 +35,7 @@ from jukebox.models import build
 from jukebox.nn import linear
 from jukebox.nn.cache import DecodeState
 from jukebox.prior.model import Conditioning, Prior
-from jukebox.sampling.decode import Step, prefill, stepper
+from jukebox.sampling.decode import Step, between, prefill, stepper
 from jukebox.sampling.logits import Knobs, draw, gumbel, noise_keys
 from jukebox.sampling.precision import made_up_labels
 
@@ -117,10 +117,11 @@ class Song:
 
     def steps(self, count: int) -> None:
         """Draw so many codes of every song, exactly as sampling does."""
-        for _ in range(count):
-            logits = self.step(self.drawn)
-            noise = gumbel(self.keys, int(self.state.position), logits.shape[1])
-            self.drawn = draw(logits, Knobs(0.98), noise)[:, None]
+        with between(self.step):
+            for _ in range(count):
+                logits = self.step(self.drawn)
+                noise = gumbel(self.keys, int(self.state.position), logits.shape[1])
+                self.drawn = draw(logits, Knobs(0.98), noise)[:, None]
 
 
 def check(plain: Prior, fp32: Prior) -> dict[str, Any]:

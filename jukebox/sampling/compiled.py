@@ -18,6 +18,7 @@ from jukebox.nn.cache import DecodeState
 from jukebox.nn.kernels import Field, Matrix
 from jukebox.nn.linear import Rows
 from jukebox.nn.patterns import ENCODER
+from jukebox.nn.tiles import one_thread
 from jukebox.nn.transformer import Block
 from jukebox.prior.model import Conditioning, Prior
 
@@ -30,7 +31,9 @@ _WORTH_SHARING = 4e6  # bytes of weights in a step; below, waiting for one anoth
 class CompiledStep:
     """The steps of a batch after its prefill: `state` moves on, its caches are written in place.
 
-    Weights are read where they lie, so packed layers must stay while this is used.
+    Weights are read where they lie, so packed layers must stay while this is used. `with step:` around the steps keeps
+    torch to one thread for what is done between them: its other threads, once awake, spin for milliseconds on the cores of
+    the next step, which halved its speed.
     """
 
     def __init__(self, prior: Prior, state: DecodeState, cond: Conditioning) -> None:
@@ -69,6 +72,14 @@ class CompiledStep:
         self.counters = np.zeros(2, np.int64)
         if not kernels.step.signatures:  # type: ignore[attr-defined]
             self._compile()
+
+        self._alone = one_thread()
+
+    def __enter__(self) -> None:
+        self._alone.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._alone.__exit__(*error)
 
     def _compile(self) -> None:
         """Have the step made for this machine, or read from the disk, before the clock of a song runs."""

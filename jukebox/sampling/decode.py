@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -54,16 +55,17 @@ def decode_window(
     if steps:
         step = steps.after_prefill(prior, state, cond)
     assert step is not None
-    while True:
-        if mask_lyric_codes and prior.shift:
-            logits[:, : prior.shift] = -torch.inf
-        tokens[:, at] = choose(logits, at - prior.prefix)
-        at += 1
-        if on_code:
-            on_code()
-        if at == tokens.shape[1]:
-            return prior.codes(tokens)
-        logits = step(tokens[:, at - 1 : at])
+    with between(step):
+        while True:
+            if mask_lyric_codes and prior.shift:
+                logits[:, : prior.shift] = -torch.inf
+            tokens[:, at] = choose(logits, at - prior.prefix)
+            at += 1
+            if on_code:
+                on_code()
+            if at == tokens.shape[1]:
+                return prior.codes(tokens)
+            logits = step(tokens[:, at - 1 : at])
 
 
 def stepper(prior: Prior, state: DecodeState, cond: Conditioning) -> Step:
@@ -77,6 +79,11 @@ def stepper(prior: Prior, state: DecodeState, cond: Conditioning) -> Step:
         else:
             return CompiledStep(prior, state, cond)
     return lambda before: next_logits(prior, before, state, cond)
+
+
+def between(step: Step) -> AbstractContextManager[None]:
+    """What is done between steps is done in this context, so that it does not slow them down."""
+    return step if isinstance(step, AbstractContextManager) else nullcontext()
 
 
 def next_logits(prior: Prior, before: Tensor, state: DecodeState, cond: Conditioning) -> Tensor:

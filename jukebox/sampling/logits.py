@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +74,4 @@ def gumbel(keys: Tensor, position: int | Tensor, bins: int) -> Tensor:
     counter = position * bins + torch.arange(bins, device=keys.device)
     bits = _mix(keys[:, None] + (counter + 1) * _GAMMA)
     uniform = (((bits >> 41) & 0x7FFFFF).to(torch.float32) + 0.5) / 0x800000  # in (0, 1), 23 bits
-    if not keys.is_cpu:
-        return -torch.log(-torch.log(uniform))
-    # torch's log wakes all threads of MKL, which then spin beside those of the next step: half its speed (measured).
-    return torch.from_numpy(-np.log(-np.log(uniform.numpy())))
+    return -torch.log(-torch.log(uniform))

@@ -14,7 +14,7 @@ from torch import Tensor
 from jukebox.nn import linear
 from jukebox.nn.linear import Form
 from jukebox.prior.model import Conditioning, Prior, PriorShape
-from jukebox.sampling.decode import stepper
+from jukebox.sampling.decode import between, stepper
 from jukebox.sampling.graphs import FixedStep
 from jukebox.sampling.logits import Knobs, draw, gumbel
 
@@ -60,8 +60,9 @@ def measure(shape: PriorShape, form: Form, songs: int, chunk_size: int | None, d
     step = FixedStep(prior, state, cond) if torch.device(device).type != "cpu" else stepper(prior, state, cond)
     before = before[:, :1]
     most = min(prior.n_ctx - place - 1, 200)
-    step_sec = _timed(lambda: choose(step(before)), device, most)
-    head_sec = min(step_sec, _timed(lambda: choose(prior.net.out(hidden)), device, 20))
+    with between(step):
+        step_sec = _timed(lambda: choose(step(before)), device, most)
+        head_sec = min(step_sec, _timed(lambda: choose(prior.net.out(hidden)), device, 20))
     return Speed(head_sec + (step_sec - head_sec) * scale, given_sec * scale)
 
 
