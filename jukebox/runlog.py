@@ -93,7 +93,7 @@ class Progress:
 
     def __init__(self, total: int | None, unit: str, label: str, *, start: int = 0) -> None:
         self._total, self._unit, self._label = total, unit, label
-        self._start = self._done = start
+        self._start = self._done = self._rated = start  # the rate counts from `_rated` on
         self._notes = ""
         self._left_sec: float | None = None
         self._began = self._noted = self._spoke = time.monotonic()
@@ -113,9 +113,11 @@ class Progress:
             self._speak()
 
     def restart(self) -> None:
-        """Nothing was done so far, only made ready: the rate counts from now."""
+        """What was before is no part of the rate: it counts from now."""
         self._began = self._noted = self._spoke = time.monotonic()
+        self._rated = self._done
         if self._bar is not None:
+            self._bar.initial = self._bar.n
             self._bar.unpause()
 
     def note(
@@ -137,7 +139,7 @@ class Progress:
     def line(self) -> str:
         """All of it in one line."""
         seconds = max(time.monotonic() - self._began, 1e-9)
-        rate = (self._done - self._start) / seconds
+        rate = (self._done - self._rated) / seconds
         texts = [f"{self._label}: {self._done}{f'/{self._total}' if self._total else ''} {self._unit}"]
         if self._notes:
             texts.append(self._notes)

@@ -162,6 +162,8 @@ def _load_autoencoder(choice: Choice, hps: Resolved, device: str) -> tuple[Codec
     unbounded = why_unbounded(model)
     asked = hps.given("sample_size")
     window = (encode.sample_size if asked else config.sample_size) if asked or unbounded else 0
+    if encode.stream and not encode.is_discrete:
+        raise UsageError("--stream says how tokens are stored: give --is-discrete with it.")
     as_stream = encode.stream or (choice.run and not encode.compat)
     kind: Kind = "latents" if not encode.is_discrete else "stream" if as_stream else "tokens"
     books = model.discrete.num_quantizers if model.discrete is not None else 1

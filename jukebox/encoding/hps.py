@@ -37,7 +37,7 @@ class EncodeHps:
     stream: bool = key(
         False,
         "with --is-discrete, the codes of a frame one after the other, as one stream that priors train on; a model named by"
-        " --restore_vqvae is stored so in any case, others as published: [codebooks, frames] or [frames, codebooks]",
+        " --restore_vqvae is stored so unless --compat is given, others as published: [codebooks, frames] or the reverse",
     )
     shards: int = key(0, "folders a level is dealt over, fixed at the first start; 0 = one per process", ge=0, le=1000)
     keep_levels: tuple[int, ...] = key((), "levels that are encoded and stored; empty = all", example="0,2")

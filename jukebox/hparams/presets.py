@@ -85,7 +85,9 @@ def read_model_set(path: Path) -> dict[str, Any]:
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(_SET_WORDS)}."
             raise UsageError(f"{path}: unknown key {word!r}.{hint}")
         wanted: Any = _SET_WORDS[word]
-        if not isinstance(value, wanted) or (wanted == (int, float) and not 0 < value < math.inf):
+        if not isinstance(value, wanted) or (
+            wanted == (int, float) and not (value is not True and 0 < value < math.inf)
+        ):
             kinds = {dict: f"a table, [{word}]", list: "a list", str: "a text", (int, float): "a number above 0"}
             kind = kinds[wanted]
             raise UsageError(f"{path}: {word} = {value!r:.60} should be {kind}.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ from jukebox.errors import UsageError
 Form = Literal["fp32", "fp16", "bf16", "int8"]
 
 LANES = 16  # the compiled step sums so many numbers side by side,
-BLOCK = 8  # of so many rows together
+BLOCK = 8  # of so many rows together (compiled code of before is known by the date of kernels.py: change that file too)
 
 if torch.backends.mkldnn.is_available():  # not on every kind of machine
     _linear = torch.ops.mkldnn._linear_pointwise.default
@@ -225,8 +226,13 @@ def forms(device: str) -> tuple[Form, ...]:
 
 
 def fastest_first(device: str) -> list[Form]:
-    """The forms below float32: on a CPU by their bytes, on a GPU those first that its matrix units compute in."""
+    """The forms below float32: on a CPU by their bytes, on a GPU those first that its matrix units compute in.
+
+    Without numba 8 bits are the slowest: layer by layer all weights are widened in every step.
+    """
     below: list[Form] = [form for form in forms(device) if form != "fp32"]
+    if torch.device(device).type == "cpu" and find_spec("numba") is None:
+        below.remove("int8")
     return below if torch.device(device).type != "cpu" else below[::-1]
 
 

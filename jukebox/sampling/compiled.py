@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,14 @@ class CompiledStep:
     def _compile(self) -> None:
         """Have the step made for this machine, or read from the disk, before the clock of a song runs."""
         start = time.perf_counter()
+        self.without_layers()
+        if (took := time.perf_counter() - start) > _WORTH_A_WORD:
+            log.info("steps were compiled for this machine in %.0f s", took)
+
+    def without_layers(self) -> None:
+        """What a step does once, whatever the depth of the net, by one thread."""
         no_layers, no_places = self.layers[:0], np.zeros((0, 3), np.int64)
         kernels.step(0, 1, *self._given(no_layers, no_places, np.zeros_like(self.work[0][0]), self.nothing))
-        if (took := time.perf_counter() - start) > _WORTH_A_WORD:
-            log.info("steps were compiled for this machine in %.0f s, once and for all", took)
 
     def _given(
         self, layers: NDArray[np.int64], places: NDArray[np.int64], x_in: NDArray[np.float32], x_out: NDArray[np.float32]
@@ -98,9 +103,15 @@ class CompiledStep:
             self.logits,
         )  # fmt: skip
 
+    def _part(self, thread: int, given: tuple[Any, ...]) -> None:
+        """What one thread does of a step. A method, so that what is waiting to be done keeps the memory it reads."""
+        kernels.step(thread, *given)
+
     def __call__(self, before: Tensor) -> Tensor:
         """The token drawn last, `[B, 1]`, or none at the start, `[B, 0]` -> logits `[B, K]`, good until the next call."""
         position = self.state.position
+        if not isinstance(position, int) or position >= self.net.n:
+            raise ValueError(f"the window of {self.net.n} positions is full")
         x_cond = self.cond.x_cond
         x_in = self.net.inputs(before, position, x_cond, self.cond.start)[:, 0].contiguous().numpy()
         x_out = self.nothing
@@ -110,16 +121,23 @@ class CompiledStep:
         places = np.array([known[cache.pattern] for cache in self.state.layers])
         self.counters[:] = 0
         given = self.threads, *self._given(self.layers, places, x_in, x_out)
-        try:
-            others = [_team(self.threads).submit(kernels.step, i, *given) for i in range(1, self.threads)]
-            kernels.step(0, *given)
-            for other in others:
-                other.result()
-        except BaseException:  # Ctrl-C too: nobody waits for this thread
-            self.counters[1] = 1
-            raise
+        with _one_step:
+            others: list[Future[None]] = []
+            try:
+                for thread in range(1, self.threads):
+                    others.append(_team(self.threads).submit(self._part, thread, given))
+                self._part(0, given)
+                for other in others:
+                    other.result()
+            except BaseException:  # Ctrl-C too: the others are told not to wait for this thread
+                self.counters[1] = 1
+                wait(others)
+                raise
         self.state.position = position + 1
         return torch.from_numpy(self.logits)[:, : self.bins]
+
+
+_one_step = Lock()  # at a time: the threads of a step must all be at work on it
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,10 +76,15 @@ def stepper(prior: Prior, state: DecodeState, cond: Conditioning) -> Step:
         try:
             from jukebox.sampling.compiled import CompiledStep  # numba takes half a second to come
         except ImportError as error:
-            log.warning("steps are not compiled, and slower for it: %s", error)
+            _say_once(f"Steps are not compiled, and several times slower for it ({error}): pip install numba.")
         else:
             return CompiledStep(prior, state, cond)
     return lambda before: next_logits(prior, before, state, cond)
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning(text)
 
 
 def between(step: Step) -> AbstractContextManager[None]:

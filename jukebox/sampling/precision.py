@@ -52,8 +52,8 @@ class Example:
 
     @torch.inference_mode()
     def logits(self, prior: Prior, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Teacher-forced logits `[B, m, K]`, each given the codes before it: code by code, as songs are sampled, because
-        packed products may compute a few rows otherwise than many."""
+        """Teacher-forced logits `[B, m, K]`, each given the codes before it, as songs are sampled: the first half code by
+        code, the second half code by code behind a prefill of the first, because the two compute otherwise."""
         codes = iter(self.codes.t())
         seen: list[Tensor] = []
 
@@ -62,8 +62,12 @@ class Example:
             forced: Tensor = next(codes) + prior.shift
             return forced
 
-        nothing, m = self.codes[:, :0], self.codes.shape[1]
-        decode_window(prior, nothing, m, force, upper=self.upper, y=self.y, dtype=dtype)
+        m = self.codes.shape[1]
+        for given, length in ((0, m // 2), (m // 2, m)):
+            if given < length:
+                decode_window(
+                    prior, self.codes[:, :given], length, force, upper=self.upper, y=self.y, dtype=dtype
+                )  # fmt: skip
         return torch.stack(seen, 1)
 
 

@@ -59,10 +59,17 @@ def measure(shape: PriorShape, form: Form, songs: int, chunk_size: int | None, d
     state.position = place
     step = FixedStep(prior, state, cond) if torch.device(device).type != "cpu" else stepper(prior, state, cond)
     before = before[:, :1]
+    logits = prior.net.out(hidden)
+    head = getattr(step, "without_layers", lambda: prior.net.out(hidden))
     most = min(prior.n_ctx - place - 1, 200)
+
+    def outside() -> None:
+        head()
+        choose(logits)
+
     with between(step):
         step_sec = _timed(lambda: choose(step(before)), device, most)
-        head_sec = min(step_sec, _timed(lambda: choose(prior.net.out(hidden)), device, 20))
+        head_sec = min(step_sec, _timed(outside, device, 20))
     return Speed(head_sec + (step_sec - head_sec) * scale, given_sec * scale)
 
 

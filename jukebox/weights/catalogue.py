@@ -74,7 +74,10 @@ def catalogue(model: str, cache: str = "") -> Catalogue:
 def how_to_fetch(url: str) -> str:
     """The shortest command that fetches a published file; empty when no model set names it."""
     for name in presets.model_sets():
-        _, table = _model_set(name)
+        try:
+            _, table = _model_set(name)
+        except UsageError:  # another set, of which nobody spoke
+            continue
         entries = [table["vqvae"], *table.get("priors", [])]
         if url in [entry.get("checkpoint") for entry in entries]:
             part = next(remote.part for remote in catalogue(name).remotes if remote.url == url)

@@ -164,7 +164,7 @@ def _one_connection(url: str, part: Path, report: Report) -> None:
                 have = start = 0  # the server sends it whole, or another version of it
             length = _length(answer)
             total = start + length if length is not None else None
-            if start:
+            if version and _status(answer) == 206:
                 total = _resumed(answer, part, start, have, total, version)
             if _is_page(answer) and part.name.removesuffix(".part").endswith(WEIGHTS):
                 raise FetchError(
@@ -221,6 +221,7 @@ def _copy(answer: Any, out: Any, done: int, total: int | None, report: Report) -
         done += len(block)
         report(done, total)
         if total is not None and done > total:
+            _discard(Path(out.name))
             raise FetchError(f"the server sent more than the {size_text(total)} it promised.")
     return done
 

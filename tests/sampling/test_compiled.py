@@ -1,5 +1,7 @@
 """The compiled step against passes over all positions: every attention kind, every form, any threads, any neighbours."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -125,3 +127,29 @@ def test_a_step_that_is_interrupted_leaves_nobody_waiting(monkeypatch):
             assert torch.equal(step(codes[:, 7:8]), expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_two_songs_at_once_in_one_process(monkeypatch):
+    """Each from a thread of its own: the threads of a step serve one after the other, and both songs come out right."""
+    prior, codes = prior_of(2), torch.randint(BINS, (4, N))
+    linear.pack(prior, "int8")
+    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = [run(prior, codes, 0, slice(i, i + 2)) for i in (0, 2)]
+        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(2,)) as singers:
+            waiting = [singers.submit(run, prior, codes, 0, slice(i, i + 2)) for i in (0, 2) * 3]
+            found = [future.result(timeout=60) for future in waiting]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(song, expected[i % 2]) for i, song in enumerate(found))
+
+
+def test_a_window_that_is_full_is_said():
+    prior, codes = prior_of(2), torch.randint(BINS, (1, N))
+    linear.pack(prior, "fp32")
+    with torch.inference_mode():
+        state, cond, _ = begin(prior, codes, N - 1)
+        with pytest.raises(ValueError, match="48 positions is full"):
+            stepper(prior, state, cond)(codes[:, :1])

@@ -148,6 +148,15 @@ def test_a_server_without_versions_that_knows_ranges(server, path):
         assert_whole(path, other)
 
 
+def test_a_part_shorter_than_the_overlap_without_versions(server, path):
+    """It begins at 0 again, and is compared, not followed by the whole file."""
+    server.etag, server.ranges = "", True
+    server.faults = [server.drop(5_000)]
+    download.fetch(server.url, path)
+    assert_whole(path)
+    assert [r for _, r in server.requests] == [None, "bytes=0-"]
+
+
 def test_another_piece_than_the_one_asked_for_is_never_put_in_place(server, path):
     server.faults = [server.drop(300_000), lambda request: server.answer(request, off=-7)]
     download.fetch(server.url, path)
