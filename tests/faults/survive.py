@@ -61,9 +61,11 @@ class Job:
     ) -> tuple[int, str]:  # fmt: skip
         """Send a signal to one rank, or the launcher, once something has happened; exit code and what was said."""
         with self._start({}) as process:
-            while process.poll() is None and not happened():
+            found: list[int] = []
+            while process.poll() is None and not (happened() and found):
+                found = list(ranks_of(process.pid, rank)) if self.n and rank >= 0 else [process.pid]
                 time.sleep(0.005)
-            for pid in ranks_of(process.pid, rank) if self.n and rank >= 0 else [process.pid]:
+            for pid in found:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             _, err = process.communicate(timeout=gone_sec * patience() if gone_sec else self.timeout_sec * patience())

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import random
+import shutil
 import signal
 from dataclasses import replace
 
@@ -156,14 +157,19 @@ def test_killed_at_every_point(tiny, requested, whole, tmp_path, passages):
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 0])
 def test_killed_twenty_times(sampling, whole, tmp_path, n):
-    """At random moments; n = 0: with another number of processes each time."""
-    root, chance, kills = tmp_path / "killed/songs", random.Random(n), 0
+    """At random moments; n = 0: with another number of processes each time. A run that is done is begun anew."""
+    root, chance, kills, since = tmp_path / "killed/songs", random.Random(n), 0, 0
     while kills < 20:
         ranks = n or chance.randint(1, 3)
         command, lines = sampling(ranks, "killed"), chance.randint(0, 3)
-        kills += command.killed_when(grown(root, lines), chance.randrange(ranks)) != 0
+        if command.killed_when(grown(root, lines), chance.randrange(ranks)) != 0:
+            kills, since = kills + 1, since + 1
+        else:
+            check(root, whole, since, n or 3)
+            shutil.rmtree(root)
+            since = 0
     sampling(n or 2, "killed").to_the_end()
-    check(root, whole, kills, n or 3)
+    check(root, whole, since, n or 3)
 
 
 @pytest.mark.slow
