@@ -51,6 +51,16 @@ def run(prior: Prior, codes: torch.Tensor, given: int, songs: slice = slice(None
     return torch.stack([*first, *(step(codes[songs, t : t + 1]).clone() for t in range(given, N - 1))], 1)
 
 
+@pytest.fixture
+def shared(monkeypatch):
+    """Every step is shared by the threads torch has, two at first; afterwards it has as many as before."""
+    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("order", [0, 2, 3, 4, 6, 9, 12])
 @torch.inference_mode()
 def test_every_attention_kind_in_every_form(order):
@@ -69,20 +79,15 @@ def test_every_attention_kind_in_every_form(order):
 
 
 @pytest.mark.parametrize("form", linear.forms("cpu"))
-def test_a_song_knows_neither_threads_nor_neighbours(form, monkeypatch):
+def test_a_song_knows_neither_threads_nor_neighbours(form, shared):
     """Bit by bit: one to three threads, alone or with four others (which are multiplied four and one together)."""
     prior, codes = prior_of(6), torch.randint(BINS, (5, N))
     linear.pack(prior, form)
-    before = torch.get_num_threads()
-    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
-    try:
-        found = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(run(prior, codes, 0))
-            assert torch.equal(found[0], found[-1])
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(run(prior, codes, 0))
+        assert torch.equal(found[0], found[-1])
     for song in (0, 4):
         assert torch.equal(run(prior, codes, 0, slice(song, song + 1)), found[0][song : song + 1])
 
@@ -100,49 +105,37 @@ def test_without_a_compiler_steps_go_layer_by_layer(monkeypatch, caplog):
     assert "not compiled" in caplog.text
 
 
-def test_a_step_that_is_interrupted_leaves_nobody_waiting(monkeypatch):
+def test_a_step_that_is_interrupted_leaves_nobody_waiting(shared, monkeypatch):
     """Ctrl-C between handing out the shares and taking one's own: the other thread gives up, and the next step works."""
     prior, codes = prior_of(2), torch.randint(BINS, (2, N))
     linear.pack(prior, "fp32")
-    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with torch.inference_mode():
-            state, cond, _ = begin(prior, codes, 7)
-            step = stepper(prior, state, cond)
-            position, expected = state.position, step(codes[:, 7:8]).clone()
-            state.position = position
-            real = compiled.kernels.step
+    with torch.inference_mode():
+        state, cond, _ = begin(prior, codes, 7)
+        step = stepper(prior, state, cond)
+        position, expected = state.position, step(codes[:, 7:8]).clone()
+        state.position = position
+        real = compiled.kernels.step
 
-            def interrupted(thread, *given):
-                if thread == 0:
-                    raise KeyboardInterrupt
-                real(thread, *given)
+        def interrupted(thread, *given):
+            if thread == 0:
+                raise KeyboardInterrupt
+            real(thread, *given)
 
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(compiled.kernels, "step", interrupted)
-                step(codes[:, 7:8])
-            compiled._team(2).submit(lambda: None).result(timeout=20)  # the thread is free again
-            assert torch.equal(step(codes[:, 7:8]), expected)
-    finally:
-        torch.set_num_threads(before)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(compiled.kernels, "step", interrupted)
+            step(codes[:, 7:8])
+        compiled._team(2).submit(lambda: None).result(timeout=20)  # the thread is free again
+        assert torch.equal(step(codes[:, 7:8]), expected)
 
 
-def test_two_songs_at_once_in_one_process(monkeypatch):
+def test_two_songs_at_once_in_one_process(shared):
     """Each from a thread of its own: the threads of a step serve one after the other, and both songs come out right."""
     prior, codes = prior_of(2), torch.randint(BINS, (4, N))
     linear.pack(prior, "int8")
-    monkeypatch.setattr(compiled, "_WORTH_SHARING", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        expected = [run(prior, codes, 0, slice(i, i + 2)) for i in (0, 2)]
-        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(2,)) as singers:
-            waiting = [singers.submit(run, prior, codes, 0, slice(i, i + 2)) for i in (0, 2) * 3]
-            found = [future.result(timeout=60) for future in waiting]
-    finally:
-        torch.set_num_threads(before)
+    expected = [run(prior, codes, 0, slice(i, i + 2)) for i in (0, 2)]
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(2,)) as singers:
+        waiting = [singers.submit(run, prior, codes, 0, slice(i, i + 2)) for i in (0, 2) * 3]
+        found = [future.result(timeout=60) for future in waiting]
     assert all(torch.equal(song, expected[i % 2]) for i, song in enumerate(found))
 
 
