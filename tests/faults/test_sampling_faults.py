@@ -21,9 +21,10 @@ POINTS = [f"publish.{point}" for point in ("before_write", "before_fsync", "befo
 POINTS.append("sample.after_window")
 
 
-def flags_of(tiny, requested, root, **more):
+def flags_of(tiny, requested, root, sample_length=720, **more):
     return tiny.flags(
-        root / "songs", requests=tiny.requests(requested / "songs.jsonl"), sample_length=720, top_k=None, seed=3, **more
+        root / "songs", requests=tiny.requests(requested / "songs.jsonl"), sample_length=sample_length, top_k=None,
+        seed=3, **more,
     )  # fmt: skip
 
 
@@ -39,9 +40,9 @@ def sampling(job, tiny, tmp_path, requested):
     return lambda n, name, **more: job(n, ["jukebox/sample.py", *flags_of(tiny, requested, tmp_path / name, **more)])
 
 
-def forked(tiny, requested, root):
+def forked(tiny, requested, root, **more):
     """The same as one process, into a folder `songs` in `root`."""
-    flags = flags_of(tiny, requested, root)
+    flags = flags_of(tiny, requested, root, **more)
     return Forked(lambda: run.main(settings.parse("sample", flags)))
 
 
@@ -120,14 +121,19 @@ def test_killed_and_the_number_of_processes_changed(sampling, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_levels_of_one_song_are_shared_out(sampling, whole, tmp_path):
-    """Three processes, one song: each level has its own, and they work at the same time."""
-    sampling(3, "spread", items=0).to_the_end()
+def test_levels_of_one_song_are_shared_out(sampling, tiny, requested, tmp_path):
+    """Three processes, one song: each level has its own, and they work at the same time.
+
+    The song is so long that the top level takes longer than the others take to begin.
+    """
+    long = {"sample_length": 16 * 720, "total_sample_length_in_seconds": 16 * 720 / 8000}
+    sampling(3, "spread", **long, items=0).to_the_end()
     root = tmp_path / "spread/songs"
     assert {(line["level"], line["rank"]) for line in trace(root)} == {(0, 0), (1, 1), (2, 2)}
     assert overlap(root, 2) > 0 and overlap(root, 1) > 0
-    sampling(3, "spread").to_the_end()
-    check(root, whole, kills=0, n=3)
+    sampling(3, "spread", **long).to_the_end()
+    forked(tiny, requested, tmp_path / "alone", **long).to_the_end()
+    check(root, tmp_path / "alone/songs", kills=0, n=3)
 
 
 @pytest.mark.parametrize("most", [4, pytest.param(20, marks=pytest.mark.slow)])
