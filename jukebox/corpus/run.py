@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from jukebox import settings
-from jukebox.corpus import synth
+from jukebox.corpus import collection
 from jukebox.corpus.hps import CorpusHps
 from jukebox.errors import UsageError
 from jukebox.labels.song import SongMeta
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     if not hps.out:
         raise UsageError("--out is missing: the folder for the songs, as in `--out corpus`.")
     unlike = lyrics_of(Path(hps.unlike)) if hps.unlike else []
-    path = synth.write_corpus(
+    path = collection.write_corpus(
         Path(hps.out), hps.songs, hps.seed, min_sec=hps.min_sec, max_sec=hps.max_sec, unlike=unlike
     )
     print(f"{hps.songs} songs; what is true about them: {path}")

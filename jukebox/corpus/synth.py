@@ -14,19 +14,15 @@ whose length is a whole number of such frames. Nothing lies above 3.5 kHz.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jukebox.audio import io
 from jukebox.errors import DataError
-from jukebox.files import publish_text
 
 Audio = NDArray[np.float32]  # (T,) mono or (T, C)
 
@@ -201,68 +197,6 @@ def song(
         who.name, style.name, lyrics, title, times, tuple(onsets), round(style.tempo_bpm, 3), style.tick_sec, seed
     )
     return Song(audio.astype(np.float32), sr_hz, truth)
-
-
-def make(
-    songs: int,
-    seed: int,
-    *,
-    min_sec: float = 6,
-    max_sec: float = 30,
-    sr_hz: int | None = 16000,
-    channels: int | None = 1,
-    unlike: Iterable[str] = (),
-) -> Iterator[Song]:
-    """Songs whose artists and genres are evenly spread; with another seed, songs of other words.
-
-    No word and no run of four characters of the lyrics `unlike` is sung, so that these are new to who learns the songs.
-
-    Without `sr_hz` and `channels` the songs go through 16, 22.05 and 44.1 kHz, mono and stereo.
-    """
-    rng, taken = np.random.default_rng([seed, 0xC0]), Taken.by(unlike)
-    pairs = [(a, g) for a in ARTISTS for g in GENRES]
-    order: list[int] = []
-    while len(order) < songs:
-        order += [int(i) for i in rng.permutation(len(pairs))]
-    for i in range(songs):
-        artist, genre = pairs[order[i]]
-        yield song(
-            int(rng.integers(2**31)),
-            artist=artist,
-            genre=genre,
-            seconds=float(rng.uniform(min_sec, max_sec)),
-            sr_hz=(16000, 22050, 44100)[i % 3] if sr_hz is None else sr_hz,
-            channels=1 + i % 2 if channels is None else channels,
-            taken=taken,
-        )
-
-
-def write_corpus(
-    folder: Path, songs: int, seed: int, *, min_sec: float = 6, max_sec: float = 30, unlike: Iterable[str] = ()
-) -> Path:
-    """Writes songs of all formats, rates and channels in turn, and last their `metadata.jsonl`, whose path it returns.
-
-    `unlike` as in `make`.
-    """
-    if not 1 <= songs <= 99999:
-        raise DataError(f"--songs={songs}: a corpus has 1 to 99999 songs.")
-    if not 2 <= min_sec <= max_sec:
-        raise DataError(
-            f"--min_sec={min_sec} --max_sec={max_sec}: the shortest song is at least 2 s, the longest not shorter."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    drawn = make(songs, seed, min_sec=min_sec, max_sec=max_sec, sr_hz=None, channels=None, unlike=unlike)
-    for i, made in enumerate(drawn):
-        meta = made.meta
-        name = f"song_{i:0{len(str(songs - 1))}d}.{('wav', 'flac', 'mp3', 'ogg', 'm4a')[i % 5]}"
-        tags = {"title": meta.title, "artist": meta.artist, "genre": meta.genre, "lyrics": meta.lyrics}
-        io.write(folder / name, made.audio, made.sr_hz, tags=tags)
-        facts = {"file": name, **asdict(meta), "sr_hz": made.sr_hz, "length_samples": len(made.audio)}
-        lines.append(json.dumps(facts))
-    path = folder / "metadata.jsonl"
-    publish_text(path, "\n".join(lines) + "\n")
-    return path
 
 
 def made_up_lyrics(seed: int, characters: int, *, unlike: Iterable[str] = ()) -> str:

@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import butter, sosfiltfilt
 
 from jukebox.audio import io
-from jukebox.corpus import score, synth
+from jukebox.corpus import collection, score, synth
 from jukebox.corpus.listen import listen, onsets
 
 
@@ -72,7 +72,7 @@ def check(songs, change, highest, tmp_path):
 
 @pytest.fixture(scope="module")
 def songs():
-    return list(synth.make(16, seed=11, min_sec=6, max_sec=8, sr_hz=None, channels=None))
+    return list(collection.make(16, seed=11, min_sec=6, max_sec=8, sr_hz=None, channels=None))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -84,7 +84,7 @@ def test_hears_songs(name, songs, tmp_path):
 @pytest.mark.parametrize("name", CHANGES)
 def test_hears_many_songs(name, tmp_path):
     """96 songs of 6 to 20 s: half a minute each."""
-    check(synth.make(96, seed=12, min_sec=6, max_sec=20, sr_hz=None, channels=None), *CHANGES[name], tmp_path)
+    check(collection.make(96, seed=12, min_sec=6, max_sec=20, sr_hz=None, channels=None), *CHANGES[name], tmp_path)
 
 
 def test_hears_a_random_cut(songs):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jukebox.corpus import score, synth
+from jukebox.corpus import collection, score, synth
 from jukebox.corpus.listen import Heard, HeardCharacter
 
 
@@ -38,7 +38,7 @@ def test_sung():
 
 @pytest.fixture(scope="module")
 def songs():
-    return list(synth.make(8, seed=21, min_sec=6, max_sec=8))
+    return list(collection.make(8, seed=21, min_sec=6, max_sec=8))
 
 
 def test_songs_keep_to_their_grid(songs):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jukebox.audio import io
-from jukebox.corpus import synth
+from jukebox.corpus import collection, synth
 from jukebox.corpus.run import main
 from jukebox.errors import DataError, UsageError
 
@@ -17,22 +17,22 @@ def db(audio):
 
 @pytest.fixture(scope="module")
 def songs():
-    return list(synth.make(16, seed=1, min_sec=6, max_sec=9))
+    return list(collection.make(16, seed=1, min_sec=6, max_sec=9))
 
 
 def test_same_seed_same_song_other_seed_other_words(songs):
-    again = list(synth.make(16, seed=1, min_sec=6, max_sec=9))
+    again = list(collection.make(16, seed=1, min_sec=6, max_sec=9))
     for a, b in zip(songs, again, strict=True):
         assert a.meta == b.meta
         np.testing.assert_array_equal(a.audio, b.audio)
     words = {w for s in songs for w in s.meta.lyrics.split() if len(w) > 3}
-    others = {w for s in synth.make(16, seed=2, min_sec=6, max_sec=9) for w in s.meta.lyrics.split()}
+    others = {w for s in collection.make(16, seed=2, min_sec=6, max_sec=9) for w in s.meta.lyrics.split()}
     assert len(words & others) < 0.05 * len(words)
 
 
 def test_what_shall_be_asked_for_later_is_not_sung(tmp_path):
     """--unlike: no word and no four characters in a row, which songs of the same seed have without it."""
-    asked = [s.meta.lyrics for s in synth.make(12, seed=3, min_sec=6, max_sec=6)]
+    asked = [s.meta.lyrics for s in collection.make(12, seed=3, min_sec=6, max_sec=6)]
     table = tmp_path / "asked.jsonl"
     table.write_text("".join(json.dumps({"lyrics": text}) + "\n" for text in asked))
     flags = ["--songs=12", "--seed=3", "--min_sec=6", "--max_sec=6"]
@@ -169,7 +169,26 @@ def test_the_command_wants_a_folder():
 
 def test_impossible_corpora_are_refused(tmp_path):
     with pytest.raises(DataError, match="--songs"):
-        synth.write_corpus(tmp_path, 0, 0)
+        collection.write_corpus(tmp_path, 0, 0)
     with pytest.raises(DataError, match="--min_sec"):
-        synth.write_corpus(tmp_path, 1, 0, min_sec=9, max_sec=8)
+        collection.write_corpus(tmp_path, 1, 0, min_sec=9, max_sec=8)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_is_the_same_for_any_number_of_cores(tmp_path, monkeypatch):
+    for cores in (1, 3):
+        monkeypatch.setattr(collection, "cores", lambda cores=cores: cores)
+        collection.write_corpus(tmp_path / str(cores), 96, 4, min_sec=2, max_sec=2.5)
+    one, three = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("1", "3"))
+    assert len(one) == 97 and one == three
+    assert [json.loads(line)["file"] for line in one["metadata.jsonl"].splitlines()] == sorted(
+        one.keys() - {"metadata.jsonl"}
+    )
+
+
+def test_a_corpus_that_cannot_be_written_says_which_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "cores", lambda: 2)
+    (tmp_path / "song_40.wav").mkdir()
+    with pytest.raises((DataError, OSError), match=r"song_40\.wav"):
+        collection.write_corpus(tmp_path, 64, 4, min_sec=2, max_sec=2.5)
+    assert not (tmp_path / "metadata.jsonl").exists()

@@ -16,7 +16,7 @@ from jukebox import settings
 from jukebox.audio import io
 from jukebox.autoencoder.config import read_config
 from jukebox.codestore.store import CodeStore
-from jukebox.corpus import listen, score, synth
+from jukebox.corpus import collection, listen, score, synth
 from jukebox.encoding import choice
 from jukebox.encoding.hps import EncodeHps
 from jukebox.encoding.run import encode_all
@@ -77,8 +77,8 @@ def trained(tmp_path_factory):
     """The folder where everything happens: songs to train on, others to measure with, and the trained autoencoder."""
     folder, before = tmp_path_factory.mktemp("autoencoders"), os.getcwd()
     os.chdir(folder)
-    synth.write_corpus(folder / "train", TRAINED_ON, 0, min_sec=6, max_sec=9)
-    synth.write_corpus(folder / "held_out", 6, 1000, min_sec=6, max_sec=9)
+    collection.write_corpus(folder / "train", TRAINED_ON, 0, min_sec=6, max_sec=9)
+    collection.write_corpus(folder / "held_out", 6, 1000, min_sec=6, max_sec=9)
     # Windows one after the other: the corpus has a grid of 32 ms, and so have the frames.
     described = {"dataset_type": "audio_dir", "random_crop": False, "datasets": [{"id": "corpus", "path": "train"}]}
     Path("audio.json").write_text(json.dumps(described))
