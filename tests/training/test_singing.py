@@ -31,9 +31,11 @@ EFFORT = float(os.environ.get("JUKEBOX_TEST_EFFORT", "1"))
 RECIPES = ("tiny_lyrics", "tiny_lyrics_sep")
 SONGS, HELD_OUT, ASKED = (9600, 16, 32) if EFFORT >= 1 else (40, 2, 4)
 SONG_SEC, SUNG_SEC = 5.96, 5.76
+LONG_SONGS, LONG_HELD_OUT = (1600, 16) if EFFORT >= 1 else (40, 2)
+LONG_SEC, LONG_SUNG_SEC = 17.7, 17.28  # three windows
 STEPS = {  # all of them, and those before the learning rate begins to fall
     "vqvae": (3000, 1200), "vqvae_2": (6000, 2500), "tiny_lyrics": (6000, 3500), "tiny_lyrics_sep": (6000, 3500), "up1": (2500, 1000),
-    "up0": (2000, 800),
+    "up0": (2000, 800), "timed": (8000, 6500), "untimed": (8000, 6500),
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def train(folder, preset, name, *flags):
     count, flat = (max(4, round(EFFORT * steps)) for steps in STEPS[name])
     program(
         "train", f"--hps={preset}", f"--name={name}", f"--local_logdir={folder / 'logs'}", f"--steps={count}",
-        f"--save_iters={count}", f"--eval_iters={count}", f"--lr_start_linear_decay={flat}",
+        f"--save_iters={count}", f"--eval_iters={-(-count // 4)}", f"--lr_start_linear_decay={flat}",
         f"--lr_decay={count - flat + 1}", *flags,
     )  # fmt: skip
     return folder / "logs" / name
@@ -74,10 +76,14 @@ def asked(folder):
 @pytest.fixture(scope="session")
 def corpus(folder, asked):
     for name, songs, seed in (("corpus", SONGS, 21), ("held_out", HELD_OUT, 7777)):
-        if not (folder / name / "metadata.jsonl").exists():
-            program("make_corpus", f"--out={folder / name}", f"--songs={songs}", f"--seed={seed}",
-                    f"--min_sec={SONG_SEC}", f"--max_sec={SONG_SEC}", f"--unlike={asked}", ranks=1)  # fmt: skip
+        make_corpus(folder / name, songs, seed, SONG_SEC, f"--unlike={asked}")
     return folder / "corpus"
+
+
+def make_corpus(out, songs, seed, length_sec, *flags):
+    if not (out / "metadata.jsonl").exists():
+        program("make_corpus", f"--out={out}", f"--songs={songs}", f"--seed={seed}", f"--min_sec={length_sec}",
+                f"--max_sec={length_sec}", *flags, ranks=1)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -140,11 +146,12 @@ def test_the_vqvae_keeps_what_is_sung(folder, corpus, vqvae):
         check(f"level {level} of the VQ-VAE: characters misheard", found.error_rate, bound)
 
 
-def test_the_top_prior_reads_its_lyrics(codes, top):
-    """(c) Bits per held-out code with the lyrics sung, against lyrics of another song that is as long."""
-    codec, vqvae_hps = model_set.load_vqvae(model_set.Part(str(codes.parent / "logs" / "vqvae_2")))
+def teacher_forced(folder, codes, top, timed=True):
+    """Bits per held-out code, and the share of codes that are the likeliest one, with the lyrics that are sung and with
+    those of another song of the genre: ((bits, share), (bits, share))."""
+    _, vqvae_hps = model_set.load_vqvae(model_set.Part(str(folder / "logs" / "vqvae_2")))
     prior, hps = model_set.load_prior(model_set.Part(str(top)), vqvae_hps, 2)
-    labeller = build_labeller(hps, prior)
+    labeller = build_labeller(hps, prior, timed=timed)
     assert labeller is not None
     windows = CodeDataset(CodeStore.open(codes), 2, prior.n_ctx, part="test")
     by_genre = {}
@@ -153,16 +160,28 @@ def test_the_top_prior_reads_its_lyrics(codes, top):
         for row, song, total, offset in facts:
             y = torch.from_numpy(labeller.label(song, total, offset))
             by_genre.setdefault(song.genre, []).append((row, y))
-    right, wrong = [], []
+    found = {True: [], False: []}
     with torch.inference_mode():
         for songs in by_genre.values():
             rows, y = (torch.stack(part) for part in zip(*songs, strict=True))
             other = y.clone()
             other[:, -prior.n_tokens :] = y[:, -prior.n_tokens :].roll(1, 0)
-            right.append(float(prior(rows, None, y).gen_loss))
-            wrong.append(float(prior(rows, None, other).gen_loss))
-    check("bits per code", float(np.mean(right)), 6.0)
-    check("bits per code that the right lyrics save", float(np.mean(wrong) - np.mean(right)), 0.2, most=False)
+            for right, labels in ((True, y), (False, other)):
+                for some, their in zip(rows.split(32), labels.split(32), strict=True):
+                    made = prior(some, None, their)
+                    first = prior.codes(made.logits.argmax(-1))
+                    found[right] += [(float(made.gen_loss), float((first == some).float().mean()))] * len(some)
+    return tuple(np.mean(found[right], axis=0).tolist() for right in (True, False))
+
+
+def test_the_top_prior_reads_its_lyrics(folder, codes, top):
+    """(c) With teacher forcing: what it foretells, and that it takes that from the lyrics."""
+    (bits, share), (wrong_bits, wrong_share) = teacher_forced(folder, codes, top)
+    print(
+        f"{top.name}: {bits:.3f} bits per code, {share:.1%} foretold; other lyrics {wrong_bits:.3f}, {wrong_share:.1%}"
+    )
+    check("bits per code", bits, 0.7)
+    check("bits per code that the right lyrics save", wrong_bits - bits, 0.2, most=False)
 
 
 def test_it_sings(folder, top, upsamplers):
@@ -184,3 +203,46 @@ def test_characters_begin_where_the_alignment_puts_them(folder, codes, top, upsa
     run = sing(folder, top, upsamplers)
     program("align", f"--logdir={run}", ranks=1)
     check("characters that begin within 0.25 s of their alignment", singing.onsets_found(run, 0), 0.8, most=False)
+
+
+@pytest.fixture(scope="session")
+def long_codes(folder, vqvae):
+    """Songs of three windows, so that a window must find its part of the lyrics."""
+    for name, songs, seed in (("long", LONG_SONGS, 22), ("long_held_out", LONG_HELD_OUT, 7778)):
+        make_corpus(folder / name, songs, seed, LONG_SEC)
+    program(
+        "pre_encode", f"--restore_vqvae={vqvae}", f"--audio_files_dir={folder / 'long'}",
+        f"--output-path={folder / 'long_codes'}",
+    )  # fmt: skip
+    return folder / "long_codes"
+
+
+def test_what_timed_lyrics_bring(folder, codes, long_codes):
+    """tiny_lyrics goes on with songs of 17.3 s: once with the times of their characters, once without.
+
+    Told either way what to sing: lyrics spread evenly over the song, as for lyrics that were never sung, and at times that
+    are known.
+    """
+    first = train(folder, "tiny_lyrics", "tiny_lyrics", "--bs=6", "--prior", "--level=2", f"--codes={codes}")
+    truth = [json.loads(line) for line in (folder / "long_held_out" / "metadata.jsonl").read_text().splitlines()]
+    for name, fields in (("untimed", ()), ("timed", ("times",))):
+        lines = [{key: song[key] for key in ("artist", "genre", "lyrics", *fields)} for song in truth]
+        (folder / f"asked_{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    bits, misheard = {}, {}
+    for name, timed in (("untimed", False), ("timed", True)):
+        trained = train(
+            folder, "tiny_lyrics", name, "--bs=6", "--prior", "--level=2", f"--codes={long_codes}", "--aug_shift",
+            f"--restore_prior={first / 'checkpoint_latest.pth.tar'}", "--lr=0.0015", "--min_duration=17",
+            "--max_duration=18", f"--lyric_times={timed}",
+        )  # fmt: skip
+        (bits[name], share), _ = teacher_forced(folder, long_codes, trained, timed)
+        print(f"trained {name}: {bits[name]:.3f} bits per code, {share:.1%} foretold")
+        for told in ("untimed", "timed"):
+            run = folder / f"sung_{name}_told_{told}"
+            program("sample", f"--model={trained}", f"--name={run}", f"--requests={folder / f'asked_{told}.jsonl'}",
+                    f"--sample_length_in_seconds={LONG_SUNG_SEC}", "--temp=0.5")  # fmt: skip
+            found = singing.compare(singing.asked_of(run), singing.heard(run, 2))
+            misheard[name, told] = found.error_rate
+            print(f"trained {name}, told {told}: {found}")
+    check("bits per code that times save", bits["untimed"] - bits["timed"], 0.0, most=False)
+    check("characters misheard less", misheard["untimed", "untimed"] - misheard["timed", "timed"], 0.0, most=False)
