@@ -34,7 +34,7 @@ SONG_SEC, SUNG_SEC = 5.96, 5.76
 LONG_SONGS, LONG_HELD_OUT = (1600, 16) if EFFORT >= 1 else (40, 2)
 LONG_SEC, LONG_SUNG_SEC = 17.7, 17.28  # three windows
 STEPS = {  # all of them, and those before the learning rate begins to fall
-    "vqvae": (3000, 1200), "vqvae_2": (6000, 2500), "tiny_lyrics": (6000, 3500), "tiny_lyrics_sep": (6000, 3500), "up1": (2500, 1000),
+    "vqvae": (5000, 2500), "tiny_lyrics": (6000, 3500), "tiny_lyrics_sep": (6000, 3500), "up1": (2500, 1000),
     "up0": (2000, 800), "timed": (8000, 6500), "untimed": (8000, 6500),
 }  # fmt: skip
 
@@ -88,10 +88,7 @@ def make_corpus(out, songs, seed, length_sec, *flags):
 
 @pytest.fixture(scope="session")
 def vqvae(folder, corpus):
-    """In two parts: a second fall of the learning rate halves what the top level loses."""
-    flags = ("--bs=4", f"--audio_files_dir={corpus}")
-    first = train(folder, "tiny_lyrics_vqvae", "vqvae", *flags) / "checkpoint_latest.pth.tar"
-    return train(folder, "tiny_lyrics_vqvae", "vqvae_2", f"--restore_vqvae={first}", "--lr=0.0012", *flags)
+    return train(folder, "tiny_lyrics_vqvae", "vqvae", "--bs=4", f"--audio_files_dir={corpus}")
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +146,7 @@ def test_the_vqvae_keeps_what_is_sung(folder, corpus, vqvae):
 def teacher_forced(folder, codes, top, timed=True):
     """Bits per held-out code, and the share of codes that are the likeliest one, with the lyrics that are sung and with
     those of another song of the genre: ((bits, share), (bits, share))."""
-    _, vqvae_hps = model_set.load_vqvae(model_set.Part(str(folder / "logs" / "vqvae_2")))
+    _, vqvae_hps = model_set.load_vqvae(model_set.Part(str(folder / "logs" / "vqvae")))
     prior, hps = model_set.load_prior(model_set.Part(str(top)), vqvae_hps, 2)
     labeller = build_labeller(hps, prior, timed=timed)
     assert labeller is not None
