@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 SMALL = 4096
 """Tensors of at most so many numbers stay in 16 bits where the large ones go to 8."""
+PLACES = {
+    *("name", "local_logdir", "audio_files_dir", "metadata", "codes", "ids_dir", "restore_vqvae", "restore_prior"),
+}
+"""Settings that say where things are on a machine."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,13 @@ def _write_published(net: Net, path: Path, asked: ExportHps) -> None:
 
 
 def _write_safetensors(net: Net, path: Path, asked: ExportHps) -> None:
-    """Tied tensors once; hyperparameters and step as text beside the tensors."""
+    """Tied tensors once; hyperparameters and step as text beside the tensors.
+
+    What is handed on does not say where things are on the machine that trained it.
+    """
     tied = {entry.published for entry in net.table if entry.tied_to}
-    text = json.dumps({"hps": dict(net.hps.values), "step": net.found.step})
+    hps = {name: value for name, value in net.hps.values.items() if not (asked.float8 and name in PLACES)}
+    text = json.dumps({"hps": hps, "step": net.found.step})
     _save(path, {name: tensor for name, tensor in net.tensors.items() if name not in tied}, {"jukebox": text})
 
 
@@ -186,4 +194,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with files.publish_path(path) as temp:
+        temp.touch()
+        mode = temp.stat().st_mode  # as the user has it; safetensors would leave a file that only its owner can read
         save_file(whole, temp, metadata)
+        temp.chmod(mode)

@@ -1,10 +1,13 @@
 """export.py: every layout into every other and back, the same tensors, hyperparameters and optimiser state."""
 
+import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from jukebox import settings
@@ -135,6 +138,12 @@ def test_published_names_of_a_missing_set(tmp_path, monkeypatch):
     assert re.search(r"1b_lyrics/prior_level_2.pth.tar, about 3.8 GB", text) and "non-commercial" in text
 
 
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def test_weights_in_8_bits_are_small_and_close(tmp_path):
     hps = settings.from_presets("teeny", name="small", **{**SIZES, "width": 64, "emb_width": 32})
     torch.manual_seed(0)
@@ -145,6 +154,11 @@ def test_weights_in_8_bits_are_small_and_close(tmp_path):
     (whole,) = convert(tmp_path / "run", "safetensors", tmp_path / "a.safetensors")
     (small,) = convert(tmp_path / "run", "safetensors", tmp_path / "b.safetensors", float8=True)
     assert small.stat().st_size < 0.6 * whole.stat().st_size
+    assert small.stat().st_mode & 0o777 == 0o666 & ~umask()  # others may read what is handed on
+    with safe_open(small, "pt") as file:
+        told = json.loads(file.metadata()["jukebox"])
+    assert told["hps"]["levels"] == 2 and told["step"] == 5
+    assert not {"name", "local_logdir", "audio_files_dir", "codes", "restore_vqvae"} & told["hps"].keys()
     model_set.load_vqvae(model_set.Part(str(small)))
     before, after = load_file(whole), load_file(small)
     assert {tensor.dtype for tensor in after.values()} == {torch.float16, torch.float8_e4m3fn}
