@@ -29,7 +29,7 @@ class Sung:
     """What is heard in the songs of a run at one level; shares 0 to 1.
 
     error_rate: characters put in, left out or exchanged, per character asked for; control: the same against the lyrics
-    of other songs. artist, genre: share of the songs in which the right one is heard.
+    of all other songs. artist, genre: share of the songs in which the right one is heard.
     """
 
     songs: int
@@ -79,11 +79,11 @@ def heard(run: Path, level: int) -> list[listen.Heard]:
 def compare(asked: Sequence[SongMeta], found: Sequence[listen.Heard]) -> Sung:
     """Figures of songs, each with what was asked of it."""
     scores = [_score(song, one) for song, one in zip(asked, found, strict=True)]
-    others = [*asked[1:], *asked[:1]]
-    against = [score.match(song.lyrics, one.lyrics)[0] for song, one in zip(others, found, strict=True)]
+    pairs = [(song.lyrics, one.lyrics) for i, song in enumerate(asked) for j, one in enumerate(found) if i != j]
+    against = sum(score.match(lyrics, sung)[0] for lyrics, sung in pairs)
     return Sung(
         songs=len(asked), error_rate=score.error_rate(scores),
-        control=sum(against) / max(1, sum(len(song.lyrics) for song in others)),
+        control=against / max(1, sum(len(lyrics) for lyrics, _ in pairs)),
         artist=float(np.mean([s.artist_right for s in scores])), genre=float(np.mean([s.genre_right for s in scores])),
     )  # fmt: skip
 
