@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from jukebox.resources import cores
 
 @dataclass(frozen=True)
 class Order:
-    """What a song of a corpus is to be: the arguments of `song`."""
+    """What a song of a corpus is to be: the arguments of `synth.song`."""
 
     seed: int
     artist: str
@@ -107,7 +108,9 @@ def write_corpus(
     paths = [folder / f"song_{i:0{len(str(songs - 1))}d}.{suffixes[i % 5]}" for i in range(songs)]
     workers = min(cores(), songs // 32)
     if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        fresh = multiprocessing.get_context("forkserver")  # clean of threads
+        deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who then ends them
+        with ProcessPoolExecutor(workers, mp_context=fresh, initializer=signal.signal, initargs=deaf) as pool:
             lines = list(pool.map(_write, paths, orders, chunksize=8))
     else:
         lines = list(map(_write, paths, orders))
@@ -116,9 +119,9 @@ def write_corpus(
     return path
 
 
-def _write(path: Path, order: Order) -> str:
+def _write(path: Path, one: Order) -> str:
     """Makes a song and writes its file; returns what is true about it, as a line of JSON."""
-    made = order.make()
+    made = one.make()
     tags = {name: str(getattr(made.meta, name)) for name in ("title", "artist", "genre", "lyrics")}
     io.write(path, made.audio, made.sr_hz, tags=tags)
     facts = {"file": path.name, **asdict(made.meta), "sr_hz": made.sr_hz, "length_samples": len(made.audio)}
