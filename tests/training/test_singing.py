@@ -206,6 +206,8 @@ def test_it_sings(folder, top, upsamplers):
 def test_characters_begin_where_the_alignment_puts_them(folder, codes, top, upsamplers):
     """The head that follows the lyrics is found, and the songs are aligned by it."""
     program("align", "--find", f"--model={top}", f"--codes={codes}", ranks=1)
+    if EFFORT < 1 and not (top / "alignment.json").exists():
+        pytest.skip("a prior that learned nothing has no head that follows the lyrics")
     run = sing(folder, top, upsamplers)
     program("align", f"--logdir={run}", ranks=1)
     check("characters that begin within 0.25 s of their alignment", singing.onsets_found(run, 0), 0.8, most=False)
