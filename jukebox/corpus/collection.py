@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,21 +39,6 @@ class Order:
         )  # fmt: skip
 
 
-def make(
-    songs: int,
-    seed: int,
-    *,
-    min_sec: float = 6,
-    max_sec: float = 30,
-    sr_hz: int | None = 16000,
-    channels: int | None = 1,
-    unlike: Iterable[str] = (),
-) -> Iterator[synth.Song]:
-    """The songs of `order`, one by one."""
-    orders = order(songs, seed, min_sec=min_sec, max_sec=max_sec, sr_hz=sr_hz, channels=channels, unlike=unlike)
-    return (one.make() for one in orders)
-
-
 def order(
     songs: int,
     seed: int,
@@ -64,7 +49,7 @@ def order(
     channels: int | None = 1,
     unlike: Iterable[str] = (),
 ) -> list[Order]:
-    """Songs whose artists and genres are evenly spread; with another seed, songs of other words.
+    """Songs to be made, whose artists and genres are evenly spread; with another seed, songs of other words.
 
     No word and no run of four characters of the lyrics `unlike` is sung, so that these are new to who learns the songs.
 

@@ -72,7 +72,7 @@ def check(songs, change, highest, tmp_path):
 
 @pytest.fixture(scope="module")
 def songs():
-    return list(collection.make(16, seed=11, min_sec=6, max_sec=8, sr_hz=None, channels=None))
+    return [one.make() for one in collection.order(16, seed=11, min_sec=6, max_sec=8, sr_hz=None, channels=None)]
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -84,7 +84,11 @@ def test_hears_songs(name, songs, tmp_path):
 @pytest.mark.parametrize("name", CHANGES)
 def test_hears_many_songs(name, tmp_path):
     """96 songs of 6 to 20 s: half a minute each."""
-    check(collection.make(96, seed=12, min_sec=6, max_sec=20, sr_hz=None, channels=None), *CHANGES[name], tmp_path)
+    check(
+        map(collection.Order.make, collection.order(96, seed=12, min_sec=6, max_sec=20, sr_hz=None, channels=None)),
+        *CHANGES[name],
+        tmp_path,
+    )
 
 
 def test_hears_a_random_cut(songs):

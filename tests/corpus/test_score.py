@@ -38,7 +38,7 @@ def test_sung():
 
 @pytest.fixture(scope="module")
 def songs():
-    return list(collection.make(8, seed=21, min_sec=6, max_sec=8))
+    return [one.make() for one in collection.order(8, seed=21, min_sec=6, max_sec=8)]
 
 
 def test_songs_keep_to_their_grid(songs):

@@ -16,7 +16,7 @@ SINGER = ROOT / "data" / "singer"
 
 
 def test_requests_are_of_characters_and_words_that_no_song_has(tmp_path: Path) -> None:
-    known = [song.meta.lyrics for song in collection.make(40, 3, min_sec=6, max_sec=6)]
+    known = [song.meta.lyrics for song in map(collection.Order.make, collection.order(40, 3, min_sec=6, max_sec=6))]
     asked = singing.ask(tmp_path / "songs.jsonl", 16, length_sec=6, unlike=known, seed=7)
     assert len({(song.artist, song.genre) for song in asked}) == 16
     words = {word for text in known for word in text.split()}
@@ -30,7 +30,7 @@ def test_requests_are_of_characters_and_words_that_no_song_has(tmp_path: Path) -
 
 
 def test_the_songs_themselves_are_heard_without_a_mistake_and_others_are_not() -> None:
-    songs = list(collection.make(8, 5, min_sec=6, max_sec=6, sr_hz=8000))
+    songs = [one.make() for one in collection.order(8, 5, min_sec=6, max_sec=6, sr_hz=8000)]
     asked = [singing.SongMeta(artist=s.meta.artist, genre=s.meta.genre, lyrics=s.meta.lyrics) for s in songs]
     found = singing.compare(asked, [listen.listen(song.audio, 8000) for song in songs])
     assert found.error_rate == 0 and found.artist == found.genre == 1

@@ -55,7 +55,9 @@ def test_samples_of_wrong_length_silent_or_clipped_are_counted(tmp_path: Path) -
 
 
 def test_songs_keep_the_grid_and_noise_does_not() -> None:
-    songs = [song.audio for song in collection.make(3, 5, min_sec=6, max_sec=7, sr_hz=8000)]
+    songs = [
+        song.audio for song in map(collection.Order.make, collection.order(3, 5, min_sec=6, max_sec=7, sr_hz=8000))
+    ]
     assert figures._share(songs, 8000) > 0.9
     noise = [np.random.default_rng(i).standard_normal(48000).astype(np.float32) * 0.1 for i in range(3)]
     assert figures._share(noise, 8000) < figures.RHYTHM
