@@ -352,6 +352,7 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
 
 
 def build_bottleneck(part: P.Bottleneck) -> Bottleneck:
+    """The bottleneck that a part of a config describes, untrained."""
     match part.type, part.config:
         case "tanh", P.TanhArgs() as args:
             return Tanh(args)

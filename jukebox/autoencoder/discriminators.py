@@ -113,6 +113,7 @@ class _STFTNet(nn.Module):
         self.conv_post = _Conv2d(width, args.out_channels, square, (1, 1), 1)
 
     def forward(self, audio: Tensor) -> Judgement:
+        """Audio `[B, C, T]` -> logits over time and frequency of its STFT, and every layer's output."""
         window = self.spec_transform.window
         spectrum = self.stft.spectrum(audio.flatten(0, 1), window, centred=False)
         if self.args.normalized:

@@ -209,6 +209,7 @@ class InnerAutoencoder(Pretransform):
 
 
 def build_pretransform(part: C.Pretransform) -> Pretransform:
+    """The pretransform that a part of a config describes, untrained, in evaluation mode; frozen unless gradients are asked."""
     transform: Pretransform
     match part.config:
         case C.WaveletArgs() as args:

@@ -187,6 +187,7 @@ class _Beside:
         self._tables: dict[str, Rows] = {}
 
     def sources(self, song: str) -> Iterator[SongMeta | None]:
+        """What each table and side file says of a song, from the table nearest to it up, then its own files; None = nothing."""
         folder = os.path.dirname(song)
         while True:
             if "metadata.jsonl" in self._listed(folder):

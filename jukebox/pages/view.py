@@ -38,6 +38,7 @@ class PageView:
         self.anchors = {id(item): f"song-{number}" for number, item in enumerate(page.all_items, start=1)}
 
     def page(self) -> dict[str, Any]:
+        """The names of the whole page."""
         page = self.source
         items = page.all_items
         groups = [self.group(number, group) for number, group in enumerate(page.all_groups, start=1)]
@@ -84,6 +85,8 @@ class PageView:
         return [{"down": None, "up": None, "next": None, "twig": None} | step for step in steps]
 
     def twig(self, node: Node) -> dict[str, Any]:
+        """The names of one song in the tree of takes."""
+
         def units(sec: float) -> str:
             return f"{1000 * max(sec, 0.0) / (self.family.length_sec or 1.0):.1f}"
 
@@ -111,6 +114,7 @@ class PageView:
         }
 
     def song(self, item: Item) -> dict[str, Any]:
+        """The names of one song's player, lyrics, pictures and facts."""
         page = self.source
         facts = dict(item.settings) | ({} if item.seed is None else {"seed": item.seed})
         sounds = {f"{label_of(take)} sound": self.exact(take) for take in item.takes}
