@@ -186,6 +186,16 @@ def link_or_copy(source: PathLike, target: PathLike) -> None:
         temp.unlink(missing_ok=True)
 
 
+def make_folder(folder: PathLike, *, name: str = "the folder", cure: str = "Choose another place.") -> Path:
+    """A folder that a user named, and those above it, made where they are missing. Raises WriteFailed with the cure."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteFailed(f"Cannot make {name} {printable(str(path))}: {error.strerror}. {cure}") from error
+    return path
+
+
 def check_space(folder: PathLike, need_bytes: int, *, name: str = "", cure: str = "Free some space.") -> None:
     """Refuse early what will not fit on the disk of `folder`: raises OutOfSpace with both sizes."""
     free_bytes = disk_free_bytes(folder)

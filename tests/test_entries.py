@@ -107,6 +107,25 @@ def test_answers(command: str, code: int, said: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # nothing begun
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make_corpus --songs=1 --min_sec=2 --max_sec=2 --out=FILE/corpus",
+        "export SINGER/vqvae.safetensors --to=safetensors --out=FILE/x.safetensors",
+        "sample --model=singer --lyrics=la --name=FILE/songs",
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_said(command: str, tmp_path: Path) -> None:
+    """What is named lies below a file."""
+    (tmp_path / "file").write_text("here")
+    words = command.replace("FILE", str(tmp_path / "file")).replace("SINGER", str(ROOT / "data" / "singer")).split()
+    done = by_path(*words, folder=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert re.search(r"Cannot make the .*(Not a directory|File exists)\. Choose another --(out|name)\.", done.stderr), (
+        done.stderr
+    )
+
+
 def test_a_console_script_speaks_once_for_all_processes(run_mpi: Callable[..., Any]) -> None:
     program = console_script("train")[1:] or ["-m", "jukebox.train"]
     done = run_mpi(3, [*program, "--widht=3"])

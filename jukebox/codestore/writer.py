@@ -26,7 +26,7 @@ from jukebox.codestore.arrays import ArraySpec, check_range, write_array
 from jukebox.codestore.geometry import Geometry
 from jukebox.codestore.layout import ItemFacts, Plan, Source
 from jukebox.codestore.store import CodeStore, read_plan, ways_out
-from jukebox.errors import StoreError, WriteFailed
+from jukebox.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class StoreWriter:
                 files.publish_json(root / layout.PLAN, plan.to_json())
             for folder in [root, root / layout.SKIPPED, *index.shard_folders(root, plan)]:
                 if folder.name != layout.SKIPPED:
-                    _make_folder(folder)
+                    files.make_folder(folder, cure="Choose another --output-path.")
                 files.remove_stale_temps(folder)
         except BaseException:
             lock.__exit__(None, None, None)
@@ -174,7 +174,7 @@ class StoreWriter:
     def skip(self, item: int, reason: str) -> None:
         """Record that an item cannot be encoded, and why; it counts as finished."""
         path = self.plan.skipped_path(self.root, item)
-        _make_folder(path.parent)
+        files.make_folder(path.parent, cure="Choose another --output-path.")
         record = {"relpath": self.sources[item].relpath, "reason": reason or "no reason given"}
         files.publish_text(path, _json_line(record, self.sources[item]))
 
@@ -228,15 +228,6 @@ def _json_line(data: Mapping[str, Any], source: Source) -> str:
         raise StoreError(
             f"{files.printable(source.relpath)}: its metadata cannot be written as JSON ({cause}). "
             "A metadata function must return text, numbers, lists and dictionaries only."
-        ) from cause
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise WriteFailed(
-            f"Cannot make the folder {folder}: {cause.strerror}. Choose another --output-path."
         ) from cause
 
 

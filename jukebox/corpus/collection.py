@@ -15,7 +15,7 @@ import numpy as np
 from jukebox.audio import io
 from jukebox.corpus import synth
 from jukebox.errors import DataError
-from jukebox.files import publish_text
+from jukebox.files import make_folder, publish_text
 from jukebox.resources import cores
 
 
@@ -87,7 +87,7 @@ def write_corpus(
         raise DataError(
             f"--min_sec={min_sec} --max_sec={max_sec}: the shortest song is at least 2 s, the longest not shorter."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, cure="Choose another --out.")
     orders = order(songs, seed, min_sec=min_sec, max_sec=max_sec, sr_hz=None, channels=None, unlike=unlike)
     suffixes = ("wav", "flac", "mp3", "ogg", "m4a")
     paths = [folder / f"song_{i:0{len(str(songs - 1))}d}.{suffixes[i % 5]}" for i in range(songs)]

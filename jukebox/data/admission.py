@@ -355,7 +355,7 @@ def _nothing_usable(index: Index) -> str:
 
 def save_index(cache: Path, root: Path, entries: dict[str, Entry]) -> None:
     """Keep what is known of the files below `root`."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(cache.parent)
     columns = [column.name for column in fields(Entry)]
     rows = [[getattr(entries[name], column) for column in columns] for name in sorted(entries)]
     files.publish_json(cache, {"format": _FORMAT, "root": os.fspath(root), "columns": columns, "entries": rows})

@@ -121,5 +121,5 @@ def _publish(path: Path, text: str) -> None:
         raise DataError(
             f"{path} is there already and is another table; a model may have been trained with it. Choose --out."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent, cure="Choose another --out.")
     files.publish_text(path, text)

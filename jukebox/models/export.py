@@ -74,7 +74,7 @@ def export(asked: ExportHps) -> list[Path]:
     alone = len(nets) == 1
     targets = [out if alone else out / f"{net.name}{endings[asked.to]}" for net in nets]
     for net, target in zip(nets, targets, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target.parent, cure="Choose another --out.")
         net = _halved(net) if asked.half else net
         writers[asked.to](_in_8_bits(net) if asked.float8 else net, target, asked)
     return targets
@@ -184,7 +184,7 @@ def _write_port(nets: Sequence[Net], folder: Path) -> Path:
         for theirs, published in huggingface.to_published(net.table, prefix).items():
             if published not in tied:
                 named[theirs] = net.tensors[published]
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder, cure="Choose another --out.")
     _save(folder / "model.safetensors", named, {"format": "pt"})
     return folder / "model.safetensors"
 

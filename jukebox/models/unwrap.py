@@ -36,7 +36,7 @@ def unwrap(asked: UnwrapHps) -> Path:
     model, _ = load_autoencoder(asked.ckpt_path, asked.model_config)
     state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     path = Path(f"{asked.name}.{'safetensors' if asked.use_safetensors else 'ckpt'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent, cure="Choose another --name.")
     files.publish(path, lambda out: _write(out, state, asked.use_safetensors))
     return path
 

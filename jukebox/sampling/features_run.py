@@ -197,7 +197,7 @@ class Folder:
     def _publish(self, entry: Entry, song: Song, states: States) -> None:
         arrays = {f"layer_{layer}": values for layer, values in states.items()}
         target = self._place(entry, ".npz")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target.parent)
         files.publish(target, lambda out: np.savez(out, **arrays))  # type: ignore[arg-type]
         facts = {
             "file": entry.file, "size_bytes": entry.size_bytes, "digest": entry.digest,

@@ -60,7 +60,7 @@ def main(hps: Resolved, asked: Sequence[Request]) -> int:
     root = Path(wanted.name)
     lock = None
     if comm.is_first:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root, name="the run's folder", cure="Choose another --name.")
         lock = files.RunLock(root)
         lock.__enter__()
     try:

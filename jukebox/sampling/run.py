@@ -59,7 +59,7 @@ def main(hps: Resolved) -> int:
     if sample.plan:
         return Session(hps, models, asked, comm, root).tell_plan()
     if comm.is_first:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root, name="the run's folder", cure="Choose another --name.")
         with files.RunLock(root):
             return Session(hps, models, asked, comm, root).run()
     return Session(hps, models, asked, comm, root).run()

@@ -13,7 +13,7 @@ import torch
 from jukebox import files, runlog
 from jukebox.autoencoder.hps import AutoencoderHps
 from jukebox.data.hps import AudioHps, DataHps
-from jukebox.errors import UsageError, UserError, WriteFailed
+from jukebox.errors import UsageError, UserError
 from jukebox.hparams.resolve import Resolved
 from jukebox.models import checkpoint
 from jukebox.models.latent_model import is_flow
@@ -52,12 +52,7 @@ def _held(folder: Path, run: RunHps, comm: Comm) -> Iterator[None]:
     """The run's folder, made and locked for this run alone; every rank calls it."""
     lock = None
     if comm.is_first and not run.dry_run:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteFailed(
-                f"Cannot make the run's folder {folder}: {error.strerror}. Choose another --local_logdir."
-            ) from None
+        files.make_folder(folder, name="the run's folder", cure="Choose another --local_logdir.")
         lock = files.RunLock(folder, force=run.force_unlock)
         lock.__enter__()
     try:
